@@ -1,0 +1,39 @@
+#pragma once
+#include <torch/torch.h>
+
+#include <string>
+#include <vector>
+
+#include "base/random.h"
+
+namespace surgery {
+
+enum class HiddenActivation { gelu };  ///< erf form
+enum class OutputActivation { softplus, relu, elu1, exp, square, none };
+std::string to_string(OutputActivation activation);
+OutputActivation parse_output_activation(std::string_view name);  ///< Error{usage} with the list of names
+
+/// Shape of phi (paper, section 3; design: an MLP per head, grouped 1x1 convolution).
+struct FeatureMapConfig {
+  int64_t heads = 0;
+  int64_t head_dim = 0;
+  int64_t degree = 2;  ///< P: slices raised to the powers 1..P; the output has P * head_dim features
+  int64_t layers = 2;  ///< L
+  OutputActivation output_activation = OutputActivation::softplus;
+  int64_t features() const { return degree * head_dim; }
+};
+
+/// phi: [batch, heads, tokens, head_dim] -> [batch, heads, tokens, P * head_dim].
+/// weight[l] [heads, out, in], bias[l] [heads, out]; in = D for l = 0, else P*D; out = P*D.
+struct FeatureMap {
+  FeatureMapConfig config;
+  std::vector<at::Tensor> weight, bias;
+
+  /// Weights normal with standard deviation 1/sqrt(fan-in); the last bias starts at `last_bias` so that the linear
+  /// term starts small and the student starts as softmax over T_S.
+  static FeatureMap initial(const FeatureMapConfig& config, RandomKey key, double last_bias = -3.0);
+  at::Tensor operator()(const at::Tensor& x) const;
+  std::vector<at::Tensor> parameters() const;  ///< weight 0, bias 0, weight 1, ...
+};
+
+}  // namespace surgery

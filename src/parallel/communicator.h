@@ -1,0 +1,44 @@
+#pragma once
+#include <torch/torch.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace surgery {
+
+enum class Reduction { sum, mean, max, min };
+
+/// Collectives over a fixed group of ranks. Every rank calls every collective in the same order. Tensors are
+/// contiguous; counts and types come from them. fp32, fp64, bf16 (summed in fp32), int64, uint8.
+/// Every implementation passes tests/mpi/communicator_contract_test.cpp.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual void all_reduce(at::Tensor& tensor, Reduction reduction) = 0;
+  /// input [size * n] -> output [n]: this rank's piece of the reduction.
+  virtual void reduce_scatter(const at::Tensor& input, at::Tensor& output, Reduction reduction) = 0;
+  /// input [n] -> output [size * n], by rank.
+  virtual void all_gather(const at::Tensor& input, at::Tensor& output) = 0;
+  virtual void broadcast(at::Tensor& tensor, int root) = 0;
+  virtual void barrier() = 0;
+
+  /// A non-blocking all-reduce in flight. The tensor must live until wait() returns. Results do not depend on timing.
+  class Pending {
+   public:
+    virtual ~Pending() = default;
+    virtual void wait() = 0;
+    virtual bool test() = 0;  ///< drives progress; true when done
+  };
+  virtual std::unique_ptr<Pending> start_all_reduce(at::Tensor& tensor, Reduction reduction) = 0;
+
+  // Conveniences over the above.
+  std::string broadcast_text(const std::string& text, int root);
+  std::vector<std::string> gather_text(const std::string& text);  ///< every rank's text, on every rank
+  double all_reduce_value(double value, Reduction reduction);
+};
+
+}  // namespace surgery

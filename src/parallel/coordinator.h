@@ -1,0 +1,29 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "parallel/session.h"
+
+namespace surgery {
+
+/// A unit of idempotent work: an artifact that is missing.
+struct WorkUnit {
+  std::string name;   ///< what messages call it: "trajectory 42", "blocks 4-7"
+  double weight = 1;  ///< expected effort; longest are handed out first (ties by position)
+};
+
+struct CoordinatorOptions {
+  int attempts = 3;  ///< tries of one unit before the phase fails
+};
+
+/// Runs `make(index)` once for every unit, over all ranks of the session (collective; units must be equal on every
+/// rank). Rank 0 hands units out from a thread of its own and works too; ranks ask, make, ask again. A unit whose
+/// make throws is named and tried again, on another rank where there is one, at most `attempts` times; then every
+/// rank throws an Error with the last failure's exit code. `stop`, polled between units, ends the phase early on
+/// every rank; returns false then, true when all units were made.
+bool run_units(Session& session, const std::vector<WorkUnit>& units, const std::function<void(size_t)>& make,
+               const std::function<bool()>& stop = {}, const CoordinatorOptions& options = {});
+
+}  // namespace surgery

@@ -1,0 +1,43 @@
+#pragma once
+#include <torch/torch.h>
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "storage/safetensors.h"
+
+namespace surgery {
+
+using TensorMap = std::map<std::string, at::Tensor>;
+
+at::ScalarType to_torch(DType dtype);
+DType from_torch(at::ScalarType type);
+
+/// Named tensors of a folder's single or sharded safetensors, or of one file. Tensors view the mapping (no copy)
+/// where alignment allows and keep it alive; nothing is read until touched.
+class TensorStore {
+ public:
+  /// `stem`.safetensors, or `stem`.safetensors.index.json with its shards.
+  static TensorStore open_folder(const std::filesystem::path& folder, const std::string& stem);
+  static TensorStore open_file(const std::filesystem::path& file);
+
+  std::vector<std::string> names() const;
+  bool contains(const std::string& name) const;
+  /// A view of the mapping, in the file's dtype. The caller must not write to it. Throws Error{data} if absent.
+  at::Tensor get(const std::string& name) const;
+  /// All tensors.
+  TensorMap all() const;
+
+ private:
+  std::map<std::string, std::shared_ptr<const SafetensorsFile>> where_;
+  std::string description_;
+};
+
+/// Writes tensors (any device, contiguous or not) as one safetensors file, atomically.
+void save_tensors(const std::filesystem::path& path, const TensorMap& tensors,
+                  const std::map<std::string, std::string>& metadata = {});
+
+}  // namespace surgery

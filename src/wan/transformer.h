@@ -1,0 +1,81 @@
+#pragma once
+#include <torch/torch.h>
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "attention/hybrid.h"
+#include "base/random.h"
+#include "storage/tensor_store.h"
+
+namespace surgery {
+
+/// `hybrid` of transformer/config.json: one rate per block.
+struct HybridSettings {
+  std::vector<Rate> rates;
+  int64_t phi_degree = 2, phi_layers = 2;
+  OutputActivation phi_output_activation = OutputActivation::softplus;
+  Stabilizer stabilizer = Stabilizer::max;
+};
+
+/// transformer/config.json (diffusers' WanTransformer3DModel).
+struct TransformerConfig {
+  int64_t num_layers = 30, num_attention_heads = 12, attention_head_dim = 128;
+  int64_t in_channels = 16, out_channels = 16, ffn_dim = 8960, freq_dim = 256, text_dim = 4096;
+  std::vector<int64_t> patch_size{1, 2, 2};
+  double eps = 1e-6;
+  bool cross_attn_norm = true;
+  int64_t rope_max_seq_len = 1024;
+  std::optional<HybridSettings> hybrid;
+
+  int64_t dim() const { return num_attention_heads * attention_head_dim; }
+  FeatureMapConfig feature_map() const;
+  static TransformerConfig from_json(const std::string& text, const std::string& where);  ///< Error{data} names keys
+  std::string to_json() const;
+};
+
+/// Replaces (q, k, v) -> o of a block's self-attention; all [batch, heads, tokens, head_dim], q and k after qk-norm and
+/// RoPE. The block index comes first.
+using AttentionFunction =
+    std::function<at::Tensor(int64_t block, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)>;
+
+/// Wan2.1's diffusion transformer (spec wan21.md 1), parameters under diffusers' names. Device and dtype are those of the
+/// parameters; modulation, norms, gates and the head in fp32.
+class Transformer {
+ public:
+  Transformer(TransformerConfig config, TensorMap parameters);  ///< checks names and shapes; Error{data} lists all faults
+  static Transformer load(const std::filesystem::path& folder);  ///< the transformer/ folder
+  static Transformer random(const TransformerConfig& config, RandomKey key);  ///< initial weights for pretraining
+  void save(const std::filesystem::path& folder, at::ScalarType dtype) const;   ///< config.json + safetensors
+
+  const TransformerConfig& config() const { return config_; }
+  TensorMap& parameters() { return parameters_; }
+  const TensorMap& parameters() const { return parameters_; }
+  /// Every parameter as a leaf that requires grad, grouped for buckets: one group per block, then the rest.
+  std::vector<std::vector<at::Tensor>> parameter_groups();
+  void set_requires_grad(bool value);
+  void to(at::Device device, at::ScalarType dtype);  ///< converts (copies what is mapped)
+  Transformer clone() const;
+
+  /// Makes blocks hybrid: rates in config().hybrid, phi parameters `blocks.{i}.attn1.phi_q.{l}.weight` etc. added.
+  void make_hybrid(const HybridSettings& settings, const std::function<std::pair<FeatureMap, FeatureMap>(int64_t block)>& phi);
+  FeatureMap phi_q(int64_t block) const;
+  FeatureMap phi_k(int64_t block) const;
+
+  /// hidden_states [B, in_channels, T, H, W], timestep [B] (0..1000), text [B, L, text_dim] -> velocity, same shape.
+  /// `attention`, when given, replaces every block's self-attention core; else each block's own rate is used.
+  /// `last_block`: stop after this block's self-attention was called (returns an undefined tensor); -1 = whole model.
+  at::Tensor forward(const at::Tensor& hidden_states, const at::Tensor& timestep, const at::Tensor& text,
+                     const AttentionFunction* attention = nullptr, int64_t last_block = -1) const;
+
+  MaxGradient max_gradient = MaxGradient::through;
+
+ private:
+  TransformerConfig config_;
+  TensorMap parameters_;
+};
+
+}  // namespace surgery
