@@ -1,15 +1,40 @@
 #pragma once
+#include <cstddef>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 
 namespace surgery {
 
-/// The temporary name under which `path` is written before it is committed (same folder; unique per process).
+/// The temporary name under which `path` is written before it is committed: in the same folder, hidden,
+/// unique per call, naming host and process, and keeping the suffix of `path` (".tmp-HOST-PID-N-NAME").
 std::filesystem::path temporary_name(const std::filesystem::path& path);
 
 /// Commits a fully written temporary: fsync file, rename to `path`, fsync the folder. Throws Error{io}.
 void commit_file(const std::filesystem::path& temporary, const std::filesystem::path& path);
+
+/// fsync of one file or folder. Throws Error{io}.
+void sync_to_disk(const std::filesystem::path& path);
+
+/// A file being written under its temporary name; destroyed without `commit`, it leaves nothing behind.
+class AtomicFile {
+ public:
+  explicit AtomicFile(const std::filesystem::path& path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  /// Appends bytes. Throws Error{io} (disk full, quota).
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text);
+  /// Flush, rename, flush the folder: from here on readers see the whole file.
+  void commit();
+
+ private:
+  std::filesystem::path path_, temporary_;
+  int descriptor_ = -1;
+};
 
 /// Writes a whole small file atomically.
 void write_file(const std::filesystem::path& path, std::string_view content);
@@ -20,7 +45,8 @@ std::string read_file(const std::filesystem::path& path, size_t limit_bytes = si
 /// Renames a damaged file to NAME.bad (NAME.bad.1, ...) and warns with the reason; never deletes.
 void set_aside(const std::filesystem::path& path, const std::string& reason);
 
-/// Removes temporaries that a killed process left in `folder` (not recursive; only of processes that are gone).
+/// Removes temporaries that a killed process left in `folder` (not recursive; only of processes that are
+/// gone: of this host by process id, of another host when untouched for a day).
 void remove_stale_temporaries(const std::filesystem::path& folder);
 
 /// XXH3-128 of bytes, as 32 hex digits.

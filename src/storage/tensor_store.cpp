@@ -1,0 +1,136 @@
+#include "storage/tensor_store.h"
+
+#include <array>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "base/errors.h"
+#include "storage/atomic_file.h"
+#include "storage/strict_json.h"
+
+namespace surgery {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::array<std::pair<DType, at::ScalarType>, 10> kTypes{{{DType::f64, at::kDouble},
+                                                                   {DType::f32, at::kFloat},
+                                                                   {DType::f16, at::kHalf},
+                                                                   {DType::bf16, at::kBFloat16},
+                                                                   {DType::i64, at::kLong},
+                                                                   {DType::i32, at::kInt},
+                                                                   {DType::i16, at::kShort},
+                                                                   {DType::i8, at::kChar},
+                                                                   {DType::u8, at::kByte},
+                                                                   {DType::boolean, at::kBool}}};
+
+/// A shard's name comes from a file that anyone may have written: it must not lead out of the folder.
+void check_shard_name(const std::string& shard, const fs::path& index) {
+  VALIDATE(!shard.empty() && shard.find_first_of("/\\") == std::string::npos && shard != ".." && shard != ".",
+           "{}: shard name \"{}\" leads out of the folder (hostile file?): check its source", index.string(),
+           shard);
+}
+
+}  // namespace
+
+at::ScalarType to_torch(DType dtype) {
+  for (const auto& [ours, torch_type] : kTypes)
+    if (ours == dtype) return torch_type;
+  EXPECT(false);
+}
+
+DType from_torch(at::ScalarType type) {
+  for (const auto& [ours, torch_type] : kTypes)
+    if (torch_type == type) return ours;
+  fail_data("dtype {} has no place in safetensors files: convert the tensor first", at::toString(type));
+}
+
+TensorStore TensorStore::open_file(const fs::path& file) {
+  TensorStore store;
+  store.description_ = file.string();
+  const std::shared_ptr<const SafetensorsFile> opened = SafetensorsFile::open(file);
+  for (const auto& [name, entry] : opened->entries()) store.where_[name] = opened;
+  return store;
+}
+
+TensorStore TensorStore::open_folder(const fs::path& folder, const std::string& stem) {
+  const fs::path single = folder / (stem + ".safetensors");
+  const fs::path index = folder / (stem + ".safetensors.index.json");
+  if (fs::exists(single)) return open_file(single);
+  if (!fs::exists(index))
+    fail_io("{}: neither {} nor {} is there (no weights to load): check the model's folder", folder.string(),
+            single.filename().string(), index.filename().string());
+  const nlohmann::json json = read_json_file(index.string(), 4);
+  VALIDATE(json.is_object() && json.contains("weight_map") && json["weight_map"].is_object(),
+           "{}: has no weight_map (not an index of safetensors shards): check the model's folder",
+           index.string());
+  TensorStore store;
+  store.description_ = index.string();
+  std::map<std::string, std::shared_ptr<const SafetensorsFile>> shards;
+  for (const auto& [name, value] : json["weight_map"].items()) {
+    VALIDATE(value.is_string(), "{}: \"{}\" names no shard (damaged file): download it again", index.string(),
+             name);
+    const std::string shard = value.get<std::string>();
+    check_shard_name(shard, index);
+    std::shared_ptr<const SafetensorsFile>& opened = shards[shard];
+    if (opened == nullptr) opened = SafetensorsFile::open(folder / shard);
+    VALIDATE(opened->entries().contains(name), "{}: tensor \"{}\" is not in shard {} (incomplete download?)",
+             index.string(), name, shard);
+    store.where_[name] = opened;
+  }
+  return store;
+}
+
+std::vector<std::string> TensorStore::names() const {
+  std::vector<std::string> result;
+  for (const auto& [name, file] : where_) result.push_back(name);
+  return result;
+}
+
+bool TensorStore::contains(const std::string& name) const {
+  return where_.contains(name);
+}
+
+at::Tensor TensorStore::get(const std::string& name) const {
+  const auto found = where_.find(name);
+  VALIDATE(found != where_.end(),
+           "{}: tensor \"{}\" is missing (incomplete or foreign model): check the folder", description_,
+           name);
+  const std::shared_ptr<const SafetensorsFile> file = found->second;
+  const SafetensorsEntry& entry = file->entries().at(name);
+  const std::span<const std::byte> bytes = file->bytes(name);
+  const auto options = at::TensorOptions().dtype(to_torch(entry.dtype));
+  if (bytes.empty()) return at::empty(entry.shape, options);
+  // Foreign files need not align their tensors, and kernels may load whole elements: those few are copied.
+  if (reinterpret_cast<uintptr_t>(bytes.data()) % static_cast<uintptr_t>(dtype_bytes(entry.dtype)) != 0) {
+    at::Tensor copy = at::empty(entry.shape, options);
+    std::memcpy(copy.data_ptr(), bytes.data(), bytes.size());
+    return copy;
+  }
+  return at::from_blob(
+      const_cast<std::byte*>(bytes.data()), entry.shape, [file](void*) {}, options);
+}
+
+TensorMap TensorStore::all() const {
+  TensorMap result;
+  for (const auto& [name, file] : where_) result[name] = get(name);
+  return result;
+}
+
+void save_tensors(const fs::path& path, const TensorMap& tensors,
+                  const std::map<std::string, std::string>& metadata) {
+  std::vector<at::Tensor> on_host;
+  std::vector<SafetensorsTensor> rows;
+  for (const auto& [name, tensor] : tensors) {
+    EXPECT(tensor.defined());
+    const at::Tensor& host = on_host.emplace_back(tensor.detach().to(at::kCPU).contiguous());
+    rows.push_back({name,
+                    from_torch(host.scalar_type()),
+                    host.sizes().vec(),
+                    {static_cast<const std::byte*>(host.const_data_ptr()), host.nbytes()}});
+  }
+  write_safetensors(path, std::move(rows), metadata);
+}
+
+}  // namespace surgery
