@@ -2,6 +2,7 @@
 #include <torch/torch.h>
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -10,21 +11,36 @@
 
 namespace surgery {
 
-/// vae/config.json (diffusers' AutoencoderKLWan).
+/// vae/config.json (diffusers' AutoencoderKLWan). Every size comes from here; the defaults are Wan2.1's.
 struct VaeConfig {
   int64_t base_dim = 96, z_dim = 16, num_res_blocks = 2;
+  int64_t decoder_base_dim = 0;  ///< 0: as base_dim (null in the file)
   std::vector<int64_t> dim_mult{1, 2, 4, 4};
-  std::vector<bool> temperal_downsample{false, true, true};  // diffusers' spelling
-  std::vector<double> latents_mean, latents_std;
+  std::vector<bool> temperal_downsample{false, true,
+                                        true};    ///< diffusers' spelling; one per step between levels
+  std::vector<double> latents_mean, latents_std;  ///< z_dim each; empty: 0 and 1
+
+  /// Reads and checks a config.json; `where` names it in messages. Throws Error{data}.
   static VaeConfig from_json(const std::string& text, const std::string& where);
   std::string to_json() const;
+  /// Throws Error{data} naming `where` for a size that no VAE can have, or a value that is not finite.
+  void check(const std::string& where) const;
+  int64_t time_stride() const;   ///< frames per latent frame: 4
+  int64_t space_stride() const;  ///< pixels per latent row or column: 8
 };
 
-/// Wan2.1's 3D causal VAE (spec wan21.md 5), parameters under diffusers' names.
+/// Wan2.1's 3D causal VAE, parameters under diffusers' names. The functions convert their input to the
+/// parameters' dtype and device. Throws Error{data} for inputs whose shape does not fit.
 class Vae {
  public:
+  /// Checks that `parameters` has exactly the names and shapes of `config`.
   Vae(VaeConfig config, TensorMap parameters);
+  /// A diffusers folder (with vae/ inside) or the component's own folder. Parameters become fp32 on the CPU,
+  /// whatever the file's dtype: both reference implementations run this VAE in fp32.
   static Vae load(const std::filesystem::path& folder);
+  /// Parameters drawn as PyTorch draws a convolution's (uniform within 1/sqrt(fan in)), gains 1.
+  static Vae random(const VaeConfig& config, RandomKey key);
+  /// Writes config.json and diffusion_pytorch_model.safetensors into `folder`.
   void save(const std::filesystem::path& folder, at::ScalarType dtype) const;
   const VaeConfig& config() const { return config_; }
   VaeConfig& config() { return config_; }
@@ -33,20 +49,24 @@ class Vae {
   void to(at::Device device, at::ScalarType dtype);
 
   struct Posterior {
-    at::Tensor mean, logvar;  ///< [B, z_dim, (T-1)/4+1, H/8, W/8], not normalised
+    at::Tensor mean, logvar;  ///< [B, z_dim, (T-1)/4+1, H/8, W/8], not normalised; logvar within [-30, 20]
   };
-  /// video [B,3,T,H,W] in [-1,1], T = 4k+1, H and W multiples of 8. Chunks 1,4,4,... with the feature cache.
-  Posterior encode(const at::Tensor& video) const;
-  /// latents [B,z,T,H,W] (not normalised) -> video [B,3,4T-3,8H,8W] clamped to [-1,1]; one latent frame per call.
-  at::Tensor decode(const at::Tensor& latents) const;
+  /// video [B,3,T,H,W] in [-1,1], T = 4k+1, H and W multiples of 8. Chunks 1,4,4,... with the feature cache;
+  /// no gradient. `chunks`: another plan of frame counts (first 4k+1, then multiples of 4), same result.
+  Posterior encode(const at::Tensor& video, const std::vector<int64_t>& chunks = {}) const;
+  /// latents [B,z,T,H,W] (not normalised) -> video [B,3,4T-3,8H,8W] clamped to [-1,1]; one latent frame at a
+  /// time; no gradient. `chunks`: another plan of latent frame counts, same result.
+  at::Tensor decode(const at::Tensor& latents, const std::vector<int64_t>& chunks = {}) const;
   /// The same functions over the whole clip at once (with gradient, for pretraining): unclamped decode.
   Posterior encode_whole(const at::Tensor& video) const;
   at::Tensor decode_whole(const at::Tensor& latents) const;
 
-  at::Tensor normalize(const at::Tensor& latents) const;    ///< (z - mean) / std, per channel
+  at::Tensor normalize(const at::Tensor& latents) const;    ///< (z - mean) / std, per channel (axis 1)
   at::Tensor denormalize(const at::Tensor& latents) const;  ///< z * std + mean
 
  private:
+  at::Tensor channel_values(const std::vector<double>& values, const at::Tensor& like) const;
+
   VaeConfig config_;
   TensorMap parameters_;
 };

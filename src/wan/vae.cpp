@@ -1,0 +1,217 @@
+#include "wan/vae.h"
+
+#include <fmt/ranges.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "base/errors.h"
+#include "storage/atomic_file.h"
+#include "wan/vae_layers.h"
+
+namespace surgery {
+namespace {
+
+constexpr const char* kStem = "diffusion_pytorch_model";
+
+std::string shape_text(at::IntArrayRef shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
+/// Names and shapes as the configuration has them, nothing missing and nothing over.
+void check_parameters(const TensorMap& parameters, const VaeConfig& config, const std::string& where) {
+  const auto shapes = vae_parameter_shapes(config);
+  for (const auto& [name, shape] : shapes) {
+    const auto found = parameters.find(name);
+    VALIDATE(found != parameters.end(),
+             "{}: tensor {} is missing (the weights are not of this configuration): give a complete "
+             "AutoencoderKLWan",
+             where, name);
+    VALIDATE(found->second.sizes() == at::IntArrayRef(shape),
+             "{}: tensor {} has shape {}, the configuration needs {} (they do not belong together): give the "
+             "config.json of these weights",
+             where, name, shape_text(found->second.sizes()), shape_text(shape));
+    VALIDATE(found->second.is_floating_point(),
+             "{}: tensor {} holds {} (weights are floating point): give other weights", where, name,
+             c10::toString(found->second.scalar_type()));
+  }
+  for (const auto& [name, tensor] : parameters) {
+    VALIDATE(shapes.contains(name),
+             "{}: tensor {} has no place in this VAE (the weights are of another model or configuration): "
+             "give the "
+             "config.json of these weights",
+             where, name);
+  }
+}
+
+/// [B, C, T, H, W] <-> [B, T, C, H, W]
+at::Tensor swap_time(const at::Tensor& x) {
+  return x.transpose(1, 2);
+}
+
+Vae::Posterior as_posterior(const at::Tensor& moments) {
+  const auto halves = swap_time(moments).chunk(2, 1);
+  return {halves[0].contiguous(), halves[1].clamp(-30.0, 20.0)};  // the clamp of diffusers' Gaussian
+}
+
+/// The plan itself, or the default: `first`, then `rest` until `total` is reached.
+std::vector<int64_t> chunk_plan(std::vector<int64_t> plan, int64_t total, int64_t first, int64_t rest) {
+  if (plan.empty()) {
+    plan.push_back(first);
+    for (int64_t done = first; done < total; done += rest) plan.push_back(rest);
+  }
+  VALIDATE(std::accumulate(plan.begin(), plan.end(), int64_t{0}) == total,
+           "the chunks [{}] do not add up to {} frames: give a plan that covers the clip",
+           fmt::join(plan, ", "), total);
+  for (size_t i = 0; i < plan.size(); ++i) {
+    const int64_t beyond = plan[i] - (i == 0 ? first : 0);
+    VALIDATE(
+        plan[i] > 0 && beyond >= 0 && beyond % rest == 0,
+        "chunk {} has {} frames (only multiples of {} keep the frames together, plus {} in the first): give "
+        "another plan",
+        i, plan[i], rest, first);
+  }
+  return plan;
+}
+
+void check_video(const at::Tensor& video, const VaeConfig& config) {
+  const int64_t time = config.time_stride(), space = config.space_stride();
+  VALIDATE(video.dim() == 5 && video.size(0) > 0 && video.size(1) == 3,
+           "the video has shape {} (a batch of RGB clips is needed): give [batch, 3, frames, height, width]",
+           shape_text(video.sizes()));
+  VALIDATE(
+      video.size(2) > 0 && (video.size(2) - 1) % time == 0,
+      "the clip has {} frames (the VAE takes {}k+1: the first alone, then {} at a time): cut the clip to {}",
+      video.size(2), time, time, video.size(2) > 0 ? (video.size(2) - 1) / time * time + 1 : 1);
+  VALIDATE(video.size(3) > 0 && video.size(4) > 0 && video.size(3) % space == 0 && video.size(4) % space == 0,
+           "frames of {} x {} (height and width must be multiples of {}): crop or resize the clip",
+           video.size(3), video.size(4), space);
+}
+
+void check_latents(const at::Tensor& latents, const VaeConfig& config) {
+  VALIDATE(
+      latents.dim() == 5 && latents.numel() > 0 && latents.size(1) == config.z_dim,
+      "the latents have shape {} (this VAE has {} latent channels): give [batch, {}, frames, height, width]",
+      shape_text(latents.sizes()), config.z_dim, config.z_dim);
+}
+
+}  // namespace
+
+Vae::Vae(VaeConfig config, TensorMap parameters)
+    : config_(std::move(config)), parameters_(std::move(parameters)) {
+  config_.check("VAE configuration");
+  check_parameters(parameters_, config_, "VAE");
+  if (config_.latents_mean.empty()) config_.latents_mean.assign(config_.z_dim, 0.0);
+  if (config_.latents_std.empty()) config_.latents_std.assign(config_.z_dim, 1.0);
+}
+
+Vae Vae::load(const std::filesystem::path& folder) {
+  const auto inside = std::filesystem::exists(folder / "vae" / "config.json") ? folder / "vae" : folder;
+  const auto where = inside / "config.json";
+  auto config = VaeConfig::from_json(read_file(where), where.string());
+  auto parameters = TensorStore::open_folder(inside, kStem).all();
+  check_parameters(parameters, config, inside.string());
+  Vae vae(std::move(config), std::move(parameters));
+  vae.to(at::kCPU, at::kFloat);
+  return vae;
+}
+
+Vae Vae::random(const VaeConfig& config, RandomKey key) {
+  config.check("VAE configuration");
+  TensorMap parameters;
+  const auto shapes = vae_parameter_shapes(config);
+  for (const auto& [name, shape] : shapes) {
+    if (name.ends_with(".gamma")) {
+      parameters[name] = at::ones(shape);
+      continue;
+    }
+    const auto& weight = shapes.at(name.substr(0, name.rfind('.')) + ".weight");
+    const double fan_in = std::accumulate(weight.begin() + 1, weight.end(), 1.0, std::multiplies<>());
+    parameters[name] = (random_uniform(key.with(name), shape) * 2 - 1) / std::sqrt(fan_in);
+  }
+  return Vae(config, std::move(parameters));
+}
+
+void Vae::save(const std::filesystem::path& folder, at::ScalarType dtype) const {
+  std::filesystem::create_directories(folder);
+  TensorMap converted;
+  for (const auto& [name, tensor] : parameters_) converted[name] = tensor.detach().to(dtype);
+  save_tensors(folder / (std::string(kStem) + ".safetensors"), converted, {{"format", "pt"}});
+  write_file(folder / "config.json", config_.to_json());
+}
+
+void Vae::to(at::Device device, at::ScalarType dtype) {
+  for (auto& [name, tensor] : parameters_) tensor = tensor.to(device, dtype);
+}
+
+Vae::Posterior Vae::encode(const at::Tensor& video, const std::vector<int64_t>& chunks) const {
+  check_video(video, config_);
+  const at::NoGradGuard no_gradient;
+  const auto plan = chunk_plan(chunks, video.size(2), 1, config_.time_stride());
+  const auto& like = parameters_.begin()->second;
+  const VaeNetwork network(config_, parameters_);
+  FeatureCache cache(FeatureCache::Memory::keep);
+  std::vector<at::Tensor> moments;
+  int64_t begin = 0;
+  for (const int64_t count : plan) {
+    const auto chunk = swap_time(video.narrow(2, begin, count)).to(like.options());
+    moments.push_back(network.encode_chunk(chunk, cache));
+    begin += count;
+  }
+  return as_posterior(at::cat(moments, 1));
+}
+
+at::Tensor Vae::decode(const at::Tensor& latents, const std::vector<int64_t>& chunks) const {
+  check_latents(latents, config_);
+  const at::NoGradGuard no_gradient;
+  const auto plan = chunk_plan(chunks, latents.size(2), 1, 1);
+  const auto& like = parameters_.begin()->second;
+  const VaeNetwork network(config_, parameters_);
+  FeatureCache cache(FeatureCache::Memory::keep);
+  const int64_t time = config_.time_stride(), space = config_.space_stride();
+  // Written in place: gathering the pieces at the end would need the video's memory twice.
+  const auto video = at::empty({latents.size(0), 3, (latents.size(2) - 1) * time + 1, latents.size(3) * space,
+                                latents.size(4) * space},
+                               like.options());
+  int64_t begin = 0, written = 0;
+  for (const int64_t count : plan) {
+    const auto chunk = swap_time(latents.narrow(2, begin, count)).to(like.options());
+    const auto frames = network.decode_chunk(chunk, cache);
+    video.narrow(2, written, frames.size(1)).copy_(swap_time(frames.clamp(-1.0, 1.0)));
+    begin += count;
+    written += frames.size(1);
+  }
+  EXPECT(written == video.size(2));
+  return video;
+}
+
+Vae::Posterior Vae::encode_whole(const at::Tensor& video) const {
+  check_video(video, config_);
+  FeatureCache cache(FeatureCache::Memory::none);
+  const auto clip = swap_time(video).to(parameters_.begin()->second.options());
+  return as_posterior(VaeNetwork(config_, parameters_).encode_chunk(clip, cache));
+}
+
+at::Tensor Vae::decode_whole(const at::Tensor& latents) const {
+  check_latents(latents, config_);
+  FeatureCache cache(FeatureCache::Memory::none);
+  const auto clip = swap_time(latents).to(parameters_.begin()->second.options());
+  return swap_time(VaeNetwork(config_, parameters_).decode_chunk(clip, cache));
+}
+
+at::Tensor Vae::channel_values(const std::vector<double>& values, const at::Tensor& like) const {
+  check_latents(like, config_);
+  return at::tensor(values, at::kDouble).to(like.options()).view({-1, 1, 1, 1});
+}
+
+at::Tensor Vae::normalize(const at::Tensor& latents) const {
+  return (latents - channel_values(config_.latents_mean, latents)) /
+         channel_values(config_.latents_std, latents);
+}
+
+at::Tensor Vae::denormalize(const at::Tensor& latents) const {
+  return latents * channel_values(config_.latents_std, latents) +
+         channel_values(config_.latents_mean, latents);
+}
+
+}  // namespace surgery

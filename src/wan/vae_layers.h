@@ -1,0 +1,68 @@
+#pragma once
+#include <torch/torch.h>
+
+#include <string>
+#include <vector>
+
+#include "storage/tensor_store.h"
+#include "wan/vae.h"
+
+namespace surgery {
+
+/// What the causal layers remember of earlier chunks, one slot a layer in the order of execution. A slot that
+/// holds nothing marks the start of a clip: the layer then pads as the whole-clip function does. So the whole
+/// clip in one chunk, without memory, is the same code and the same function as any plan of chunks.
+class FeatureCache {
+ public:
+  enum class Memory { none, keep };
+  explicit FeatureCache(Memory memory) : memory_(memory) {}
+  void begin_chunk() { next_ = 0; }
+  /// The next layer's slot; undefined tensor at the start of a clip.
+  at::Tensor& next_slot();
+  /// Stores a copy (a view would keep the whole chunk's activations alive), unless there is no later chunk.
+  void store(at::Tensor& slot, const at::Tensor& frames) const;
+
+ private:
+  Memory memory_;
+  std::vector<at::Tensor> slots_;
+  size_t next_ = 0;
+};
+
+/// The channel counts along encoder and decoder.
+struct VaeLevels {
+  std::vector<int64_t> encoder;      ///< [levels + 1]: input of level i, output of level i at i + 1
+  std::vector<int64_t> decoder_in;   ///< [levels]; resampling halves what the level before put out
+  std::vector<int64_t> decoder_out;  ///< [levels]
+  explicit VaeLevels(const VaeConfig& config);
+};
+
+/// The encoder and decoder proper on one chunk. Activations inside are [B, T, C, H, W]: frames are then
+/// contiguous planes, spatial convolutions need no copy, and splitting channels into frames is a view.
+/// Source: Wan2.1's WanVAE; names as in diffusers' AutoencoderKLWan.
+class VaeNetwork {
+ public:
+  VaeNetwork(const VaeConfig& config, const TensorMap& parameters)
+      : config_(config), parameters_(parameters) {}
+  /// [B, T, 3, H, W] -> [B, t, 2 z, H/8, W/8] including quant_conv.
+  at::Tensor encode_chunk(const at::Tensor& video, FeatureCache& cache) const;
+  /// [B, t, z, h, w] -> [B, T, 3, 8h, 8w] including post_quant_conv.
+  at::Tensor decode_chunk(const at::Tensor& latents, FeatureCache& cache) const;
+
+ private:
+  const at::Tensor& parameter(const std::string& name) const;
+  at::Tensor pointwise(const std::string& name, const at::Tensor& x) const;
+  at::Tensor causal_conv(const std::string& name, const at::Tensor& x, FeatureCache& cache) const;
+  at::Tensor norm(const std::string& name, const at::Tensor& x) const;
+  at::Tensor res_block(const std::string& name, const at::Tensor& x, FeatureCache& cache) const;
+  at::Tensor attention(const std::string& name, const at::Tensor& x) const;
+  at::Tensor middle(const std::string& name, at::Tensor x, FeatureCache& cache) const;
+  at::Tensor downsample(const std::string& name, const at::Tensor& x, bool in_time,
+                        FeatureCache& cache) const;
+  at::Tensor upsample(const std::string& name, const at::Tensor& x, bool in_time, FeatureCache& cache) const;
+  at::Tensor head(const std::string& name, const at::Tensor& x, FeatureCache& cache) const;
+
+  const VaeConfig& config_;
+  const TensorMap& parameters_;
+};
+
+}  // namespace surgery
