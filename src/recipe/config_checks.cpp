@@ -1,0 +1,113 @@
+#include "recipe/config_checks.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <string_view>
+#include <vector>
+
+namespace surgery {
+namespace {
+
+std::vector<std::string> split(std::string_view text, char separator) {
+  std::vector<std::string> parts(1);
+  for (const char c : text) {
+    if (c == separator)
+      parts.emplace_back();
+    else if (c != ' ')
+      parts.back() += c;
+  }
+  return parts;
+}
+
+std::optional<int64_t> integer(std::string_view text) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+std::optional<double> number(std::string_view text) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+bool is_rate(std::string_view text) {
+  return text == "linear" || integer(text).value_or(0) >= 1;
+}
+
+}  // namespace
+
+std::string check_not_empty(const std::string& text) {
+  return text.empty() ? "must not be empty" : "";
+}
+
+std::string check_frames(const std::string& text) {
+  if ((integer(text).value_or(1) - 1) % 4 == 0) return "";
+  return "must be 4k+1 (the VAE makes one latent frame of the first frame and of every four that follow)";
+}
+
+std::string check_side(const std::string& text) {
+  if (integer(text).value_or(0) % 16 == 0) return "";
+  return "must be a multiple of 16 (8 pixels a latent cell, 2 cells a patch)";
+}
+
+std::string check_rate(const std::string& text) {
+  return is_rate(text) ? "" : "is no rate: a positive integer or linear";
+}
+
+std::string check_rates(const std::string& text) {
+  std::set<std::string> seen;
+  for (const std::string& part : split(text, ',')) {
+    if (!is_rate(part)) return fmt::format("'{}' is no rate: a list of integers above 1 and linear", part);
+    if (part == "1") return "must not hold rate 1 (it is the teacher itself, its error is 0)";
+    if (!seen.insert(part).second) return fmt::format("holds '{}' twice", part);
+  }
+  return "";
+}
+
+std::string check_budget(const std::string& text) {
+  const size_t cross = text.find("xR");
+  if (cross != std::string::npos) {
+    if (integer(std::string_view(text).substr(0, cross)).value_or(-1) < 0 ||
+        integer(std::string_view(text).substr(cross + 2)).value_or(0) < 1)
+      return "is no budget of the form 15xR4 (15 blocks at rate 4)";
+    return "";
+  }
+  if (!(number(text).value_or(0) > 0))
+    return "is no budget: FLOPs (1.2e12), a share of all-softmax up to 1 (0.7), or blocks x rate (15xR4)";
+  return "";
+}
+
+std::string check_pins(const std::string& text) {
+  if (text.empty()) return "";
+  std::set<int64_t> seen;
+  for (const std::string& part : split(text, ',')) {
+    const size_t equal = part.find('=');
+    const auto block = integer(std::string_view(part).substr(0, equal));
+    if (equal == std::string::npos || block.value_or(-1) < 0 ||
+        !is_rate(std::string_view(part).substr(equal + 1)))
+      return fmt::format("'{}' is no pin: BLOCK=RATE, as 0=1 or 29=linear", part);
+    if (!seen.insert(*block).second) return fmt::format("pins block {} twice", *block);
+  }
+  return "";
+}
+
+std::string check_increasing(const std::string& text) {
+  if (text.empty()) return "";
+  int64_t last = 0;
+  for (const std::string& part : split(text, ',')) {
+    const auto value = integer(part);
+    if (!value) return fmt::format("'{}' is no integer", part);
+    if (*value <= last) return fmt::format("must be positive and increasing, {} follows {}", *value, last);
+    last = *value;
+  }
+  return "";
+}
+
+}  // namespace surgery

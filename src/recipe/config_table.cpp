@@ -1,0 +1,255 @@
+#include "recipe/config_table.h"
+
+#include "recipe/config_checks.h"
+
+namespace surgery {
+namespace {
+
+using Words = std::vector<std::string>;
+constexpr double unlimited = std::numeric_limits<double>::infinity();
+
+/// Builds the table section by section; the two member pointers make the accessor.
+template <class Section>
+class SectionTable {
+ public:
+  SectionTable(std::vector<ConfigOption>& table, std::string name, Section Config::*section)
+      : table_(table), name_(std::move(name)), section_(section) {}
+
+  template <class T>
+  SectionTable& add(const char* name, T Section::*field, const char* unit, const char* help) {
+    ConfigOption option;
+    option.section = name_;
+    option.name = name;
+    option.access = Accessor<T>([section = section_, field](Config& c) -> T& { return c.*section.*field; });
+    option.unit = unit;
+    option.help = help;
+    table_.push_back(std::move(option));
+    return *this;
+  }
+  SectionTable& range(double minimum, double maximum = unlimited) {
+    table_.back().minimum = minimum;
+    table_.back().maximum = maximum;
+    return *this;
+  }
+  SectionTable& one_of(Words words) {
+    table_.back().allowed = std::move(words);
+    return *this;
+  }
+  SectionTable& check(std::string (*function)(const std::string&)) {
+    table_.back().check = function;
+    return *this;
+  }
+  /// The clip size that four sections have alike.
+  SectionTable& clip(const char* what) {
+    add("frames", &Section::frames, "frames", fmt::format("length of {}, 4k+1", what).c_str());
+    range(1, 4097).check(check_frames);
+    add("height", &Section::height, "pixels", fmt::format("height of {}, a multiple of 16", what).c_str());
+    range(16, 16384).check(check_side);
+    add("width", &Section::width, "pixels", fmt::format("width of {}, a multiple of 16", what).c_str());
+    range(16, 16384).check(check_side);
+    return *this;
+  }
+
+ private:
+  std::vector<ConfigOption>& table_;
+  std::string name_;
+  Section Config::*section_;
+};
+
+void add_model_and_run(std::vector<ConfigOption>& table) {
+  SectionTable<ModelSection>(table, "model", &Config::model)
+      .add("path", &ModelSection::path, "", "folder of the teacher, diffusers layout")
+      .add("config", &ModelSection::config, "",
+           "for plan without weights: folder that holds transformer/config.json")
+      .add("device", &ModelSection::device, "", "where tensors are computed")
+      .one_of({"auto", "cpu", "cuda"});
+  SectionTable<RunSection>(table, "run", &Config::run)
+      .add("directory", &RunSection::directory, "", "folder of the run's artifacts")
+      .check(check_not_empty)
+      .add("seed", &RunSection::seed, "", "seed of every random stream")
+      .add("threads", &RunSection::threads, "threads", "of one rank; 0 = cores / ranks of the host")
+      .range(0, 65536)
+      .add("resume", &RunSection::resume, "", "what to do with artifacts that exist")
+      .one_of({"auto", "must", "never"})
+      .add("memory_limit_gib", &RunSection::memory_limit_gib, "GiB", "of one rank; 0 = what the machine has")
+      .range(0);
+}
+
+void add_distillation(std::vector<ConfigOption>& table) {
+  using T = TrajectorySection;
+  SectionTable<T>(table, "trajectories", &Config::trajectories)
+      .add("prompts", &T::prompts, "", "prompt list, one a line, or shapes:SPLIT")
+      .check(check_not_empty)
+      .add("count", &T::count, "prompts", "training prompts used")
+      .range(1)
+      .add("held_out", &T::held_out, "prompts", "further prompts, for the held-out error alone")
+      .range(1)
+      .clip("the teacher's clips")
+      .add("steps", &T::steps, "steps", "of the teacher's sampler")
+      .range(1, 1000)
+      .add("guidance", &T::guidance, "", "classifier-free guidance of the teacher")
+      .range(0)
+      .add("shift", &T::shift, "", "time shift of the noise schedule")
+      .range(0.001, 1000)
+      .add("sampler", &T::sampler, "", "of the teacher's runs")
+      .one_of({"euler", "euler-ancestral", "unipc"})
+      .add("negative_prompt", &T::negative_prompt, "", "text of the unconditional branch")
+      .add("source", &T::source, "", "latent = cached latents, teacher replayed; live = nothing cached")
+      .one_of({"latent", "live"});
+  using D = DistillSection;
+  SectionTable<D>(table, "distill", &Config::distill)
+      .add("rates", &D::rates, "", "rates distilled in every block: integers above 1, and linear")
+      .check(check_rates)
+      .add("phi_degree", &D::phi_degree, "", "P: slices of phi raised to the powers 1..P")
+      .range(1, 16)
+      .add("phi_layers", &D::phi_layers, "", "L: layers of phi")
+      .range(1, 16)
+      .add("phi_output_activation", &D::phi_output_activation, "", "of phi, before the powers")
+      .one_of({"softplus", "relu", "elu1", "exp", "square", "none"})
+      .add("phi_last_bias", &D::phi_last_bias, "",
+           "initial last bias of phi; low = starts as softmax over T_S")
+      .add("stabilizer", &D::stabilizer, "",
+           "c_i of Eq. 5: row maximum (the paper's) or log-sum-exp over T_S")
+      .one_of({"max", "lse"})
+      .add("loss", &D::loss, "", "value = Eq. 7, attention = Eq. 6")
+      .one_of({"value", "attention"})
+      .add("linear_branch", &D::linear_branch, "", "false = softmax over T_S alone (ablation)")
+      .add("learning_rate", &D::learning_rate, "", "of AdamW")
+      .range(0)
+      .add("schedule", &D::schedule, "", "of the learning rate: constant, or cosine to 5 % over all updates")
+      .one_of({"constant", "cosine"})
+      .add("weight_decay", &D::weight_decay, "", "of AdamW")
+      .range(0)
+      .add("group_timesteps", &D::group_timesteps, "timesteps",
+           "averaged in one update; 0 = a whole trajectory")
+      .range(0)
+      .add("updates_per_group", &D::updates_per_group, "updates", "U: made on one group of timesteps")
+      .range(1)
+      .add("epochs", &D::epochs, "passes", "over the training prompts")
+      .range(1)
+      .add("held_out_timesteps", &D::held_out_timesteps, "timesteps", "of each held-out prompt")
+      .range(1)
+      .add("blocks_per_unit", &D::blocks_per_unit, "blocks", "fed by one replay of the teacher; 0 = chosen")
+      .range(0)
+      .add("commit_every", &D::commit_every, "trajectories", "between commits of a block's state")
+      .range(1)
+      .add("attention_rows", &D::attention_rows, "rows", "sampled for the attention loss")
+      .range(1);
+}
+
+void add_selection(std::vector<ConfigOption>& table) {
+  SectionTable<CostSection>(table, "cost", &Config::cost)
+      .clip("the clips that the cost is counted for")
+      .add("measure", &CostSection::measure, "", "flops = counted; milliseconds = measured as well")
+      .one_of({"flops", "milliseconds"});
+  using S = SelectSection;
+  SectionTable<S>(table, "select", &Config::select)
+      .add("budget", &S::budget, "", "FLOPs (1.2e12), share of all-softmax (0.7), or blocks x rate (15xR4)")
+      .check(check_budget)
+      .add("pins", &S::pins, "", "blocks whose rate is given: BLOCK=RATE,... (0=1,29=1 keeps both softmax)")
+      .check(check_pins)
+      .add("mode", &S::mode, "", "heterogeneous = Eq. 8; homogeneous = one rate; softmax = the control")
+      .one_of({"heterogeneous", "homogeneous", "softmax"})
+      .add("homogeneous_rate", &S::homogeneous_rate, "", "rate of the homogeneous mode")
+      .check(check_rate)
+      .add("homogeneous_blocks", &S::homogeneous_blocks, "blocks",
+           "converted; 0 = the fewest that meet the budget")
+      .range(0)
+      .add("column", &S::column, "", "cost column of the tables")
+      .one_of({"flops", "milliseconds"});
+}
+
+void add_finetuning(std::vector<ConfigOption>& table) {
+  using D = DataSection;
+  SectionTable<D>(table, "data", &Config::data)
+      .add("videos", &D::videos, "", "annotation listing (ROOT,ANNO lines), or shapes:SPLIT")
+      .check(check_not_empty)
+      .add("count", &D::count, "clips", "taken; 0 = all")
+      .range(0)
+      .add("shards", &D::shards, "", "folder of the latent shards; empty = data in the run's folder")
+      .clip("the training clips")
+      .add("fps", &D::fps, "frames/second", "of the training clips")
+      .range(0.1, 1000);
+  using F = FinetuneSection;
+  SectionTable<F>(table, "finetune", &Config::finetune)
+      .add("iterations", &F::iterations, "steps", "of the optimizer")
+      .range(0)
+      .add("global_batch", &F::global_batch, "clips", "of one step, over all ranks")
+      .range(1)
+      .add("micro_batch", &F::micro_batch, "clips", "of one forward and backward on one rank")
+      .range(1)
+      .add("learning_rate", &F::learning_rate, "", "of AdamW")
+      .range(0)
+      .add("beta1", &F::beta1, "", "of AdamW")
+      .range(0, 0.999999)
+      .add("beta2", &F::beta2, "", "of AdamW")
+      .range(0, 0.999999999)
+      .add("weight_decay", &F::weight_decay, "", "of AdamW")
+      .range(0)
+      .add("gradient_clip", &F::gradient_clip, "", "largest norm of the whole gradient; 0 = not clipped")
+      .range(0)
+      .add("shift", &F::shift, "", "time shift of the drawn noise levels")
+      .range(0.001, 1000)
+      .add("text_dropout", &F::text_dropout, "", "probability that a clip's text is dropped")
+      .range(0, 1)
+      .add("teacher_weight", &F::teacher_weight, "",
+           "of the term that matches the teacher's velocity; 0 = none")
+      .range(0)
+      .add("checkpoints", &F::checkpoints, "steps", "after which the model is kept, increasing")
+      .check(check_increasing)
+      .add("save_every", &F::save_every, "steps",
+           "between commits of the training state; 0 = only checkpoints")
+      .range(0)
+      .add("max_gradient", &F::max_gradient, "", "gradient of c_i with stabilizer max")
+      .one_of({"through", "constant"})
+      .add("precision", &F::precision, "", "of parameters in the forward; master weights are fp32")
+      .one_of({"fp32", "bf16"});
+}
+
+void add_generation(std::vector<ConfigOption>& table) {
+  using G = GenerateSection;
+  SectionTable<G>(table, "generate", &Config::generate)
+      .add("prompts", &G::prompts, "", "prompt list, one a line, or shapes:SPLIT")
+      .check(check_not_empty)
+      .add("count", &G::count, "prompts", "used; 0 = all")
+      .range(0)
+      .add("samples", &G::samples, "videos", "per prompt")
+      .range(1)
+      .add("steps", &G::steps, "steps", "of the sampler")
+      .range(1, 1000)
+      .add("guidance", &G::guidance, "", "classifier-free guidance")
+      .range(0)
+      .add("shift", &G::shift, "", "time shift of the noise schedule")
+      .range(0.001, 1000)
+      .add("sampler", &G::sampler, "", "of generation")
+      .one_of({"euler", "euler-ancestral", "unipc"})
+      .add("negative_prompt", &G::negative_prompt, "", "text of the unconditional branch")
+      .clip("the generated clips");
+  SectionTable<EvaluateSection>(table, "evaluate", &Config::evaluate)
+      .add("shapes_score", &EvaluateSection::shapes_score, "", "score clips of the shapes world");
+}
+
+std::vector<ConfigOption> make_table() {
+  std::vector<ConfigOption> table;
+  add_model_and_run(table);
+  add_distillation(table);
+  add_selection(table);
+  add_finetuning(table);
+  add_generation(table);
+  return table;
+}
+
+}  // namespace
+
+const std::vector<ConfigOption>& config_table() {
+  static const std::vector<ConfigOption> table = make_table();
+  return table;
+}
+
+const ConfigOption* find_option(std::string_view key) {
+  for (const ConfigOption& option : config_table())
+    if (option.key() == key) return &option;
+  return nullptr;
+}
+
+}  // namespace surgery
