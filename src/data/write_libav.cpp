@@ -221,7 +221,10 @@ std::string write_mp4(const std::filesystem::path& path, const at::Tensor& frame
   VALIDATE(frames.dim() == 4 && frames.size(0) > 0,
            "{}: frames have shape {}: expected uint8 [T, H, W, 3], T > 0", path.string(),
            fmt::join(frames.sizes(), "x"));
-  VideoWriter writer(path, frames.size(1), frames.size(2), {.fps = fps, .quality = quality});
+  WriteSpec spec;
+  spec.fps = fps;
+  spec.quality = quality;
+  VideoWriter writer(path, frames.size(1), frames.size(2), spec);
   writer.add(frames);
   writer.finish();
   return writer.encoder();
