@@ -3,6 +3,8 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -10,6 +12,7 @@
 #include "attention/hybrid.h"
 #include "base/random.h"
 #include "storage/tensor_store.h"
+#include "wan/rope.h"
 
 namespace surgery {
 
@@ -33,23 +36,34 @@ struct TransformerConfig {
 
   int64_t dim() const { return num_attention_heads * attention_head_dim; }
   FeatureMapConfig feature_map() const;
-  static TransformerConfig from_json(const std::string& text, const std::string& where);  ///< Error{data} names keys
+  static TransformerConfig from_json(const std::string& text,
+                                     const std::string& where);  ///< Error{data} names keys
   std::string to_json() const;
 };
 
-/// Replaces (q, k, v) -> o of a block's self-attention; all [batch, heads, tokens, head_dim], q and k after qk-norm and
-/// RoPE. The block index comes first.
+/// Every parameter's name (diffusers') and shape at a configuration, phi of its hybrid blocks included.
+std::map<std::string, std::vector<int64_t>> transformer_parameter_shapes(const TransformerConfig& config);
+
+/// Parameters that stay fp32 in a bf16 model (diffusers' `_keep_in_fp32_modules`): time embedder, tables,
+/// LayerNorms.
+bool kept_in_fp32(const std::string& parameter);
+
+/// Replaces (q, k, v) -> o of a block's self-attention; all [batch, heads, tokens, head_dim], q and k after
+/// qk-norm and RoPE. The block index comes first.
 using AttentionFunction =
     std::function<at::Tensor(int64_t block, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)>;
 
-/// Wan2.1's diffusion transformer (spec wan21.md 1), parameters under diffusers' names. Device and dtype are those of the
-/// parameters; modulation, norms, gates and the head in fp32.
+/// Wan2.1's diffusion transformer, parameters under diffusers' names. Device and dtype are those of the
+/// parameters. With bf16 parameters it computes as diffusers does: LayerNorms, modulation and gated sums in
+/// fp32, each rounded once to bf16, everything else in bf16; RoPE in fp32.
 class Transformer {
  public:
-  Transformer(TransformerConfig config, TensorMap parameters);  ///< checks names and shapes; Error{data} lists all faults
+  Transformer(TransformerConfig config,
+              TensorMap parameters);  ///< checks names and shapes; Error{data} lists all faults
   static Transformer load(const std::filesystem::path& folder);  ///< the transformer/ folder
-  static Transformer random(const TransformerConfig& config, RandomKey key);  ///< initial weights for pretraining
-  void save(const std::filesystem::path& folder, at::ScalarType dtype) const;   ///< config.json + safetensors
+  static Transformer random(const TransformerConfig& config,
+                            RandomKey key);  ///< initial weights for pretraining
+  void save(const std::filesystem::path& folder, at::ScalarType dtype) const;  ///< config.json + safetensors
 
   const TransformerConfig& config() const { return config_; }
   TensorMap& parameters() { return parameters_; }
@@ -57,25 +71,42 @@ class Transformer {
   /// Every parameter as a leaf that requires grad, grouped for buckets: one group per block, then the rest.
   std::vector<std::vector<at::Tensor>> parameter_groups();
   void set_requires_grad(bool value);
-  void to(at::Device device, at::ScalarType dtype);  ///< converts (copies what is mapped)
+  /// Converts to memory of its own (no longer mapped); what `kept_in_fp32` names is at least fp32.
+  void to(at::Device device, at::ScalarType dtype);
   Transformer clone() const;
 
-  /// Makes blocks hybrid: rates in config().hybrid, phi parameters `blocks.{i}.attn1.phi_q.{l}.weight` etc. added.
-  void make_hybrid(const HybridSettings& settings, const std::function<std::pair<FeatureMap, FeatureMap>(int64_t block)>& phi);
+  /// Makes blocks hybrid: rates in config().hybrid, phi parameters `blocks.{i}.attn1.phi_q.{l}.weight` etc.
+  /// added.
+  void make_hybrid(const HybridSettings& settings,
+                   const std::function<std::pair<FeatureMap, FeatureMap>(int64_t block)>& phi);
   FeatureMap phi_q(int64_t block) const;
   FeatureMap phi_k(int64_t block) const;
 
-  /// hidden_states [B, in_channels, T, H, W], timestep [B] (0..1000), text [B, L, text_dim] -> velocity, same shape.
-  /// `attention`, when given, replaces every block's self-attention core; else each block's own rate is used.
-  /// `last_block`: stop after this block's self-attention was called (returns an undefined tensor); -1 = whole model.
+  /// hidden_states [B, in_channels, T, H, W], timestep [B] (0..1000), text [B, L, text_dim] -> velocity, same
+  /// shape. `attention`, when given, replaces every block's self-attention core; else each block's own rate
+  /// is used. `last_block`: stop after this block's self-attention was called (returns an undefined tensor);
+  /// -1 = whole model.
   at::Tensor forward(const at::Tensor& hidden_states, const at::Tensor& timestep, const at::Tensor& text,
                      const AttentionFunction* attention = nullptr, int64_t last_block = -1) const;
 
   MaxGradient max_gradient = MaxGradient::through;
 
  private:
+  struct Modulation;
+  const at::Tensor& parameter(const std::string& name) const;
+  at::Tensor linear(const std::string& name, const at::Tensor& x) const;
+  at::Tensor norm_heads(const std::string& name, const at::Tensor& x) const;
+  Modulation embed_time(const at::Tensor& timestep, at::ScalarType dtype) const;
+  at::Tensor embed_text(const at::Tensor& text) const;
+  at::Tensor self_attention(int64_t block, const at::Tensor& x, const at::Tensor& rope,
+                            const AttentionFunction* attention) const;
+  at::Tensor cross_attention(int64_t block, const at::Tensor& x, const at::Tensor& text) const;
+  at::Tensor feed_forward(int64_t block, const at::Tensor& x) const;
+  at::Tensor head(const at::Tensor& x, const Modulation& time) const;
+
   TransformerConfig config_;
   TensorMap parameters_;
+  std::shared_ptr<RopeCache> rope_ = std::make_shared<RopeCache>();
 };
 
 }  // namespace surgery

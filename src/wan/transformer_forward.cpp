@@ -1,0 +1,178 @@
+#include <fmt/ranges.h>
+
+#include "base/errors.h"
+#include "wan/embeddings.h"
+#include "wan/transformer.h"
+
+namespace surgery {
+namespace {
+
+std::string block_name(int64_t block, const char* part) {
+  return fmt::format("blocks.{}.{}", block, part);
+}
+
+/// LayerNorm(x) * (1 + scale) + shift over the last axis; x [B, L, D], scale and shift [B, 1, D] fp32.
+/// Statistics, product and sum in fp32, rounded once to x's dtype.
+at::Tensor modulated_norm(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, double eps) {
+  const int64_t dim = x.size(2);
+  const auto wide = x.to(shift.scalar_type());
+  // One sample: the modulation is the LayerNorm's own affine part, one pass over x instead of two.
+  if (x.size(0) == 1)
+    return at::layer_norm(wide, {dim}, (scale + 1).view({dim}), shift.reshape({dim}), eps)
+        .to(x.scalar_type());
+  return at::addcmul(shift, at::layer_norm(wide, {dim}, {}, {}, eps), scale + 1).to(x.scalar_type());
+}
+
+/// x + y * gate, in the gate's type (fp32), rounded once to x's.
+at::Tensor gated_sum(const at::Tensor& x, const at::Tensor& y, const at::Tensor& gate) {
+  const auto wide = gate.scalar_type();
+  return at::addcmul(x.to(wide), y.to(wide), gate).to(x.scalar_type());
+}
+
+void check_inputs(const TransformerConfig& config, const at::Tensor& hidden_states,
+                  const at::Tensor& timestep, const at::Tensor& text) {
+  VALIDATE(hidden_states.dim() == 5 && hidden_states.size(1) == config.in_channels,
+           "hidden_states is [{}] (the transformer reads [batch, {}, frames, height, width]): give latents "
+           "of that shape",
+           fmt::join(hidden_states.sizes(), ", "), config.in_channels);
+  for (size_t axis = 0; axis < 3; ++axis) {
+    const int64_t size = hidden_states.size(static_cast<int64_t>(axis) + 2), patch = config.patch_size[axis];
+    VALIDATE(size > 0 && size % patch == 0,
+             "hidden_states is [{}] (its patches are {}): give sizes that are multiples of the patch",
+             fmt::join(hidden_states.sizes(), ", "), fmt::join(config.patch_size, "x"));
+    VALIDATE(size / patch <= config.rope_max_seq_len,
+             "hidden_states is [{}] (at most {} patches along an axis have a position): give a smaller clip",
+             fmt::join(hidden_states.sizes(), ", "), config.rope_max_seq_len);
+  }
+  VALIDATE(timestep.dim() == 1 && timestep.size(0) == hidden_states.size(0),
+           "timestep is [{}] (one per sample of hidden_states is needed): give [{}]",
+           fmt::join(timestep.sizes(), ", "), hidden_states.size(0));
+  VALIDATE(
+      text.dim() == 3 && text.size(0) == hidden_states.size(0) && text.size(1) > 0 &&
+          text.size(2) == config.text_dim,
+      "encoder_hidden_states is [{}] (one text of {}-vectors per sample is needed): give [{}, length, {}]",
+      fmt::join(text.sizes(), ", "), config.text_dim, hidden_states.size(0), config.text_dim);
+}
+
+}  // namespace
+
+/// What the timestep does to the blocks: the embedding itself (for the head) and the six vectors of mod6.
+struct Transformer::Modulation {
+  at::Tensor embedding;  ///< [B, D]
+  at::Tensor six;        ///< [B, 6, D], fp32
+};
+
+const at::Tensor& Transformer::parameter(const std::string& name) const {
+  const auto found = parameters_.find(name);
+  EXPECT(found != parameters_.end());
+  return found->second;
+}
+
+at::Tensor Transformer::linear(const std::string& name, const at::Tensor& x) const {
+  const at::Tensor& weight = parameter(name + ".weight");
+  return at::linear(x.to(weight.scalar_type()), weight, parameter(name + ".bias"));
+}
+
+/// RMSNorm over all heads' channels at once (before the split into heads), then the split: [B, L, D] -> [B,
+/// L, H, d].
+at::Tensor Transformer::norm_heads(const std::string& name, const at::Tensor& x) const {
+  return at::rms_norm(x, {config_.dim()}, parameter(name + ".weight"), config_.eps)
+      .unflatten(2, {config_.num_attention_heads, config_.attention_head_dim});
+}
+
+Transformer::Modulation Transformer::embed_time(const at::Tensor& timestep, at::ScalarType dtype) const {
+  const std::string name = "condition_embedder.time_embedder.linear_";
+  const auto sinusoid = timestep_sinusoid(timestep, config_.freq_dim);
+  const auto embedding = linear(name + "2", at::silu(linear(name + "1", sinusoid))).to(dtype);
+  const auto six = linear("condition_embedder.time_proj", at::silu(embedding));
+  return {embedding,
+          six.unflatten(1, {6, config_.dim()}).to(at::promote_types(six.scalar_type(), at::kFloat))};
+}
+
+at::Tensor Transformer::embed_text(const at::Tensor& text) const {
+  const std::string name = "condition_embedder.text_embedder.linear_";
+  return linear(name + "2", at::gelu(linear(name + "1", text), "tanh"));
+}
+
+at::Tensor Transformer::self_attention(int64_t block, const at::Tensor& x, const at::Tensor& rope,
+                                       const AttentionFunction* attention) const {
+  const std::string name = block_name(block, "attn1.");
+  // [batch, heads, tokens, head_dim], views of [batch, tokens, heads, head_dim]
+  const auto q = apply_rope(norm_heads(name + "norm_q", linear(name + "to_q", x)), rope).transpose(1, 2);
+  const auto k = apply_rope(norm_heads(name + "norm_k", linear(name + "to_k", x)), rope).transpose(1, 2);
+  const auto v = linear(name + "to_v", x)
+                     .unflatten(2, {config_.num_attention_heads, config_.attention_head_dim})
+                     .transpose(1, 2);
+  at::Tensor o;
+  if (attention) {
+    o = (*attention)(block, q, k, v);
+  } else if (!config_.hybrid || config_.hybrid->rates[static_cast<size_t>(block)].is_full()) {
+    o = at::scaled_dot_product_attention(q, k, v);
+  } else {
+    o = hybrid_attention(q, k, v, phi_q(block), phi_k(block),
+                         config_.hybrid->rates[static_cast<size_t>(block)], config_.hybrid->stabilizer,
+                         max_gradient);
+  }
+  return o.transpose(1, 2).flatten(2);
+}
+
+at::Tensor Transformer::cross_attention(int64_t block, const at::Tensor& x, const at::Tensor& text) const {
+  const std::string name = block_name(block, "attn2.");
+  const auto q = norm_heads(name + "norm_q", linear(name + "to_q", x)).transpose(1, 2);
+  const auto k = norm_heads(name + "norm_k", linear(name + "to_k", text)).transpose(1, 2);
+  const auto v = linear(name + "to_v", text)
+                     .unflatten(2, {config_.num_attention_heads, config_.attention_head_dim})
+                     .transpose(1, 2);
+  // No mask: the zero rows that pad the text are keys like any other, as in the teacher's training.
+  const auto o = at::scaled_dot_product_attention(q, k, v);
+  return linear(name + "to_out.0", o.transpose(1, 2).flatten(2));
+}
+
+at::Tensor Transformer::feed_forward(int64_t block, const at::Tensor& x) const {
+  return linear(block_name(block, "ffn.net.2"),
+                at::gelu(linear(block_name(block, "ffn.net.0.proj"), x), "tanh"));
+}
+
+at::Tensor Transformer::head(const at::Tensor& x, const Modulation& time) const {
+  const at::Tensor& table = parameter("scale_shift_table");
+  const auto two = table + time.embedding.unsqueeze(1).to(table.scalar_type());
+  return linear("proj_out", modulated_norm(x, two.slice(1, 1, 2), two.slice(1, 0, 1), config_.eps));
+}
+
+at::Tensor Transformer::forward(const at::Tensor& hidden_states, const at::Tensor& timestep,
+                                const at::Tensor& text, const AttentionFunction* attention,
+                                int64_t last_block) const {
+  check_inputs(config_, hidden_states, timestep, text);
+  const at::Tensor& patch_weight = parameter("patch_embedding.weight");
+  const auto device = patch_weight.device();
+  const auto dtype = patch_weight.scalar_type();
+  const std::array<int64_t, 3> grid{hidden_states.size(2) / config_.patch_size[0],
+                                    hidden_states.size(3) / config_.patch_size[1],
+                                    hidden_states.size(4) / config_.patch_size[2]};
+  const auto rope = rope_->get(grid, config_.attention_head_dim, device);
+  const Modulation time = embed_time(timestep.to(device), dtype);
+  const auto context = embed_text(text.to(device, dtype));
+
+  auto x = at::linear(patchify(hidden_states.to(device, dtype), config_.patch_size), patch_weight.flatten(1),
+                      parameter("patch_embedding.bias"));  // [B, tokens, D], the residual stream
+  for (int64_t block = 0; block < config_.num_layers; ++block) {
+    // shift, scale, gate of the self-attention, then of the feed-forward, each [B, 1, D]
+    const auto m = (parameter(block_name(block, "scale_shift_table")) + time.six).chunk(6, 1);
+    const auto o = self_attention(block, modulated_norm(x, m[1], m[0], config_.eps), rope, attention);
+    if (block == last_block) return {};
+    x = gated_sum(x, linear(block_name(block, "attn1.to_out.0"), o), m[2]);
+
+    at::Tensor normed = x;
+    if (config_.cross_attn_norm) {
+      const at::Tensor& weight = parameter(block_name(block, "norm2.weight"));
+      normed = at::layer_norm(x.to(weight.scalar_type()), {config_.dim()}, weight,
+                              parameter(block_name(block, "norm2.bias")), config_.eps)
+                   .to(dtype);
+    }
+    x = x + cross_attention(block, normed, context);
+    x = gated_sum(x, feed_forward(block, modulated_norm(x, m[4], m[3], config_.eps)), m[5]);
+  }
+  return unpatchify(head(x, time), grid, config_.patch_size);
+}
+
+}  // namespace surgery

@@ -1,0 +1,273 @@
+#include <fmt/ranges.h>
+
+#include <cmath>
+
+#include "base/errors.h"
+#include "storage/atomic_file.h"
+#include "wan/transformer.h"
+
+namespace surgery {
+namespace {
+
+constexpr const char* weights_stem = "diffusion_pytorch_model";
+using Shapes = std::map<std::string, std::vector<int64_t>>;
+
+void add_linear(Shapes& shapes, const std::string& name, int64_t out, int64_t in) {
+  shapes[name + ".weight"] = {out, in};
+  shapes[name + ".bias"] = {out};
+}
+
+void add_attention(Shapes& shapes, const std::string& name, int64_t dim) {
+  for (const char* projection : {".to_q", ".to_k", ".to_v", ".to_out.0"})
+    add_linear(shapes, name + projection, dim, dim);
+  shapes[name + ".norm_q.weight"] = {dim};
+  shapes[name + ".norm_k.weight"] = {dim};
+}
+
+std::string block_prefix(int64_t block) {
+  return fmt::format("blocks.{}.", block);
+}
+
+std::string phi_prefix(int64_t block, const char* which) {
+  return block_prefix(block) + "attn1." + which + ".";
+}
+
+bool is_phi(const std::string& name) {
+  return name.find(".attn1.phi_q.") != std::string::npos || name.find(".attn1.phi_k.") != std::string::npos;
+}
+
+void add_phi(Shapes& shapes, const std::string& prefix, const FeatureMapConfig& phi) {
+  for (int64_t l = 0; l < phi.layers; ++l) {
+    const int64_t in = l == 0 ? phi.head_dim : phi.features();
+    shapes[fmt::format("{}{}.weight", prefix, l)] = {phi.heads, phi.features(), in};
+    shapes[fmt::format("{}{}.bias", prefix, l)] = {phi.heads, phi.features()};
+  }
+}
+
+/// "a, b, c and 12 more"
+std::string some_of(const std::vector<std::string>& names) {
+  constexpr size_t shown = 20;
+  if (names.size() <= shown) return fmt::format("{}", fmt::join(names, ", "));
+  return fmt::format("{} and {} more", fmt::join(names.begin(), names.begin() + shown, ", "),
+                     names.size() - shown);
+}
+
+void check_parameters(const TransformerConfig& config, const TensorMap& parameters) {
+  const Shapes shapes = transformer_parameter_shapes(config);
+  std::vector<std::string> missing, misshaped, unexpected, faults;
+  for (const auto& [name, shape] : shapes) {
+    const auto found = parameters.find(name);
+    if (found == parameters.end()) {
+      missing.push_back(name);
+    } else if (found->second.sizes() != at::IntArrayRef(shape)) {
+      misshaped.push_back(fmt::format("{} is [{}] instead of [{}]", name,
+                                      fmt::join(found->second.sizes(), ", "), fmt::join(shape, ", ")));
+    } else if (!found->second.is_floating_point()) {
+      misshaped.push_back(name + " is not of a floating-point type");
+    }
+  }
+  for (const auto& [name, tensor] : parameters)
+    if (!shapes.contains(name)) unexpected.push_back(name);
+  if (!missing.empty()) faults.push_back(fmt::format("{} missing: {}", missing.size(), some_of(missing)));
+  if (!misshaped.empty()) faults.push_back(fmt::format("{} wrong: {}", misshaped.size(), some_of(misshaped)));
+  if (!unexpected.empty())
+    faults.push_back(fmt::format("{} unexpected: {}", unexpected.size(), some_of(unexpected)));
+  if (!faults.empty())
+    fail_data(
+        "transformer: its tensors do not fit its config.json: {} (it would compute nonsense): use the "
+        "weights and "
+        "the config.json of one checkpoint, in the diffusers layout",
+        fmt::join(faults, "; "));
+}
+
+bool starts_with(const std::string& name, const char* prefix) {
+  return name.rfind(prefix, 0) == 0;
+}
+bool ends_with(const std::string& name, const std::string& suffix) {
+  return name.size() >= suffix.size() &&
+         name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0;
+}
+
+/// Wan's initial weights: Xavier-uniform linears with zero biases, text and time embedders N(0, 0.02^2), head
+/// zero, tables N(0, 1) / sqrt(dim), norm weights one.
+at::Tensor initial_value(const std::string& name, const std::vector<int64_t>& shape, int64_t dim,
+                         RandomKey key) {
+  if (name.find("scale_shift_table") != std::string::npos)
+    return random_normal(key, shape) / std::sqrt(static_cast<double>(dim));
+  if (ends_with(name, ".bias")) return at::zeros(shape, at::kFloat);
+  if (name.find("norm") != std::string::npos) return at::ones(shape, at::kFloat);
+  if (starts_with(name, "proj_out")) return at::zeros(shape, at::kFloat);
+  if (name.find("text_embedder") != std::string::npos || name.find("time_embedder") != std::string::npos)
+    return random_normal(key, shape) * 0.02;
+  int64_t fan_in = 1;
+  for (size_t axis = 1; axis < shape.size(); ++axis) fan_in *= shape[axis];
+  const double limit = std::sqrt(6.0 / static_cast<double>(fan_in + shape[0]));
+  return random_uniform(key, shape).mul_(2 * limit).sub_(limit);
+}
+
+}  // namespace
+
+std::map<std::string, std::vector<int64_t>> transformer_parameter_shapes(const TransformerConfig& config) {
+  Shapes shapes;
+  const int64_t dim = config.dim();
+  const auto& patch = config.patch_size;
+  shapes["patch_embedding.weight"] = {dim, config.in_channels, patch[0], patch[1], patch[2]};
+  shapes["patch_embedding.bias"] = {dim};
+  add_linear(shapes, "condition_embedder.text_embedder.linear_1", dim, config.text_dim);
+  add_linear(shapes, "condition_embedder.text_embedder.linear_2", dim, dim);
+  add_linear(shapes, "condition_embedder.time_embedder.linear_1", dim, config.freq_dim);
+  add_linear(shapes, "condition_embedder.time_embedder.linear_2", dim, dim);
+  add_linear(shapes, "condition_embedder.time_proj", 6 * dim, dim);
+  add_linear(shapes, "proj_out", config.out_channels * patch[0] * patch[1] * patch[2], dim);
+  shapes["scale_shift_table"] = {1, 2, dim};
+  for (int64_t block = 0; block < config.num_layers; ++block) {
+    const std::string prefix = block_prefix(block);
+    shapes[prefix + "scale_shift_table"] = {1, 6, dim};
+    add_attention(shapes, prefix + "attn1", dim);
+    add_attention(shapes, prefix + "attn2", dim);
+    if (config.cross_attn_norm) {
+      shapes[prefix + "norm2.weight"] = {dim};
+      shapes[prefix + "norm2.bias"] = {dim};
+    }
+    add_linear(shapes, prefix + "ffn.net.0.proj", config.ffn_dim, dim);
+    add_linear(shapes, prefix + "ffn.net.2", dim, config.ffn_dim);
+    if (config.hybrid && !config.hybrid->rates.at(static_cast<size_t>(block)).is_full())
+      for (const char* which : {"phi_q", "phi_k"})
+        add_phi(shapes, phi_prefix(block, which), config.feature_map());
+  }
+  return shapes;
+}
+
+bool kept_in_fp32(const std::string& parameter) {
+  for (const char* part : {"time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"})
+    if (parameter.find(part) != std::string::npos) return true;
+  return false;
+}
+
+Transformer::Transformer(TransformerConfig config, TensorMap parameters)
+    : config_(std::move(config)), parameters_(std::move(parameters)) {
+  check_parameters(config_, parameters_);
+}
+
+Transformer Transformer::load(const std::filesystem::path& folder) {
+  const auto file = folder / "config.json";
+  auto config = TransformerConfig::from_json(read_file(file), file.string());
+  auto parameters = TensorStore::open_folder(folder, weights_stem).all();
+  try {
+    return Transformer(std::move(config), std::move(parameters));
+  } catch (const Error& error) {
+    throw Error(error.code(), folder.string() + ": " + error.what());
+  }
+}
+
+Transformer Transformer::random(const TransformerConfig& config, RandomKey key) {
+  TensorMap parameters;
+  for (const auto& [name, shape] : transformer_parameter_shapes(config)) {
+    if (!is_phi(name)) parameters[name] = initial_value(name, shape, config.dim(), key.with(name));
+  }
+  TransformerConfig softmax = config;
+  softmax.hybrid.reset();
+  Transformer result(softmax, std::move(parameters));
+  if (config.hybrid)
+    result.make_hybrid(*config.hybrid, [&](int64_t block) {
+      const RandomKey block_key = key.with("phi").with(static_cast<uint64_t>(block));
+      return std::pair(FeatureMap::initial(config.feature_map(), block_key.with("q")),
+                       FeatureMap::initial(config.feature_map(), block_key.with("k")));
+    });
+  return result;
+}
+
+void Transformer::save(const std::filesystem::path& folder, at::ScalarType dtype) const {
+  std::filesystem::create_directories(folder);
+  TensorMap converted;
+  for (const auto& [name, tensor] : parameters_)
+    converted[name] =
+        tensor.detach().to(at::kCPU, kept_in_fp32(name) ? at::promote_types(dtype, at::kFloat) : dtype);
+  save_tensors(folder / (std::string(weights_stem) + ".safetensors"), converted, {{"format", "pt"}});
+  write_file(folder / "config.json", config_.to_json());
+}
+
+std::vector<std::vector<at::Tensor>> Transformer::parameter_groups() {
+  set_requires_grad(true);
+  std::vector<std::vector<at::Tensor>> groups(static_cast<size_t>(config_.num_layers) + 1);
+  for (int64_t block = 0; block < config_.num_layers; ++block) {
+    const std::string prefix = block_prefix(block);
+    for (auto it = parameters_.lower_bound(prefix);
+         it != parameters_.end() && starts_with(it->first, prefix.c_str()); ++it)
+      groups[static_cast<size_t>(block)].push_back(it->second);
+  }
+  for (const auto& [name, tensor] : parameters_)
+    if (!starts_with(name, "blocks.")) groups.back().push_back(tensor);
+  return groups;
+}
+
+void Transformer::set_requires_grad(bool value) {
+  for (auto& [name, tensor] : parameters_) {
+    if (!tensor.is_leaf()) tensor = tensor.detach();
+    tensor.requires_grad_(value);
+  }
+}
+
+void Transformer::to(at::Device device, at::ScalarType dtype) {
+  for (auto& [name, tensor] : parameters_) {
+    const auto target = kept_in_fp32(name) ? at::promote_types(dtype, at::kFloat) : dtype;
+    const bool learns = tensor.requires_grad();
+    tensor = tensor.detach().to(device, target, /*non_blocking=*/false, /*copy=*/true).contiguous();
+    tensor.requires_grad_(learns);
+  }
+}
+
+Transformer Transformer::clone() const {
+  Transformer result(*this);
+  for (auto& [name, tensor] : result.parameters_) {
+    const bool learns = tensor.requires_grad();
+    tensor = tensor.detach().clone();
+    tensor.requires_grad_(learns);
+  }
+  return result;
+}
+
+void Transformer::make_hybrid(const HybridSettings& settings,
+                              const std::function<std::pair<FeatureMap, FeatureMap>(int64_t block)>& phi) {
+  VALIDATE(static_cast<int64_t>(settings.rates.size()) == config_.num_layers,
+           "{} rates for {} blocks (every block needs one): give one rate per block", settings.rates.size(),
+           config_.num_layers);
+  std::erase_if(parameters_, [](const auto& item) { return is_phi(item.first); });
+  config_.hybrid = settings;
+  const auto options = parameters_.at("patch_embedding.weight").options().requires_grad(false);
+  for (int64_t block = 0; block < config_.num_layers; ++block) {
+    if (settings.rates[static_cast<size_t>(block)].is_full()) continue;
+    const auto [query, key] = phi(block);
+    for (const auto& [which, map] : {std::pair("phi_q", &query), std::pair("phi_k", &key)})
+      for (size_t l = 0; l < map->weight.size(); ++l) {
+        const std::string prefix = fmt::format("{}{}", phi_prefix(block, which), l);
+        // Copies, so that the transformer and the distillation that made them never share memory.
+        parameters_[prefix + ".weight"] = map->weight[l].detach().to(options, false, true);
+        parameters_[prefix + ".bias"] = map->bias[l].detach().to(options, false, true);
+      }
+  }
+  check_parameters(config_, parameters_);
+}
+
+namespace {
+FeatureMap read_phi(const TransformerConfig& config, const TensorMap& parameters, int64_t block,
+                    const char* which) {
+  FeatureMap phi;
+  phi.config = config.feature_map();
+  for (int64_t l = 0; l < phi.config.layers; ++l) {
+    const std::string prefix = fmt::format("{}{}", phi_prefix(block, which), l);
+    phi.weight.push_back(parameters.at(prefix + ".weight"));
+    phi.bias.push_back(parameters.at(prefix + ".bias"));
+  }
+  return phi;
+}
+}  // namespace
+
+FeatureMap Transformer::phi_q(int64_t block) const {
+  return read_phi(config_, parameters_, block, "phi_q");
+}
+FeatureMap Transformer::phi_k(int64_t block) const {
+  return read_phi(config_, parameters_, block, "phi_k");
+}
+
+}  // namespace surgery
