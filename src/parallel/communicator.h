@@ -26,7 +26,8 @@ class Communicator {
   virtual void broadcast(at::Tensor& tensor, int root) = 0;
   virtual void barrier() = 0;
 
-  /// A non-blocking all-reduce in flight. The tensor must live until wait() returns. Results do not depend on timing.
+  /// A non-blocking all-reduce in flight. The tensor must live until wait() returns. Results do not depend on
+  /// timing.
   class Pending {
    public:
     virtual ~Pending() = default;

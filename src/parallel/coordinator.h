@@ -18,11 +18,13 @@ struct CoordinatorOptions {
   int attempts = 3;  ///< tries of one unit before the phase fails
 };
 
-/// Runs `make(index)` once for every unit, over all ranks of the session (collective; units must be equal on every
-/// rank). Rank 0 hands units out from a thread of its own and works too; ranks ask, make, ask again. A unit whose
-/// make throws is named and tried again, on another rank where there is one, at most `attempts` times; then every
-/// rank throws an Error with the last failure's exit code. `stop`, polled between units, ends the phase early on
-/// every rank; returns false then, true when all units were made.
+/// Runs `make(index)` once for every unit, over all ranks of the session (collective; units must be equal on
+/// every rank). Rank 0 hands units out from a thread of its own and works too; ranks ask, make, ask again. A
+/// unit whose make throws is named and tried again, on another rank where there is one, at most `attempts`
+/// times; then no more are handed out, those in work are completed, and every rank throws an AgreedError with
+/// the last failure's exit code. `stop`, polled between units and while waiting, ends the phase early on
+/// every rank in the same way; returns false then, true when all units were made. An Error{requeue} from
+/// `make` is such a stop, not a failure.
 bool run_units(Session& session, const std::vector<WorkUnit>& units, const std::function<void(size_t)>& make,
                const std::function<bool()>& stop = {}, const CoordinatorOptions& options = {});
 

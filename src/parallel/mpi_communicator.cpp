@@ -1,0 +1,283 @@
+#include "parallel/mpi_communicator.h"
+
+#include <mpi.h>
+
+#include <algorithm>
+
+#include "base/errors.h"
+#include "parallel/backoff.h"
+#include "parallel/local_communicator.h"
+#include "parallel/mpi_check.h"
+#include "parallel/ordered_reduction.h"
+
+namespace surgery {
+namespace {
+
+constexpr int64_t chunk_bytes =
+    16 << 20;  // what one message carries at most; also bounds the receive buffers
+constexpr int64_t small_bytes =
+    64 << 10;                  // up to here all ranks' contributions go everywhere: one round, not two
+constexpr int tags = 1 << 14;  // MPI promises tags to 32767
+
+struct Group {
+  MPI_Comm comm = MPI_COMM_NULL;
+  int rank = 0, size = 1;
+  int next_tag = 0;
+  // Operations begin in the same order on every rank, so equal numbers belong to the same operation.
+  int take_tag() { return next_tag = (next_tag + 1) % tags; }
+};
+
+/// Sends and receives in flight together.
+class Exchange {
+ public:
+  void send(const Group& group, const std::byte* data, int64_t bytes, int to, int tag) {
+    if (bytes == 0) return;
+    requests_.emplace_back();
+    expected_.push_back(-1);
+    MPI_CHECK(MPI_Isend(data, narrow<int>(bytes), MPI_BYTE, to, tag, group.comm, &requests_.back()));
+  }
+  void receive(const Group& group, std::byte* data, int64_t bytes, int from, int tag) {
+    if (bytes == 0) return;
+    requests_.emplace_back();
+    expected_.push_back(narrow<int>(bytes));
+    MPI_CHECK(MPI_Irecv(data, narrow<int>(bytes), MPI_BYTE, from, tag, group.comm, &requests_.back()));
+  }
+  bool test() {
+    if (requests_.empty()) return true;
+    int done = 0;
+    statuses_.resize(requests_.size());
+    MPI_CHECK(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, statuses_.data()));
+    if (!done) return false;
+    for (size_t i = 0; i < expected_.size(); ++i) check_length(i);
+    requests_.clear();
+    expected_.clear();
+    return true;
+  }
+
+ private:
+  void check_length(size_t i) {
+    if (expected_[i] < 0) return;
+    int bytes = 0;
+    MPI_CHECK(MPI_Get_count(&statuses_[i], MPI_BYTE, &bytes));
+    if (bytes != expected_[i])
+      fail(ExitCode::internal,
+           "rank {} sent {} bytes where {} were expected (the ranks are not in the same collective): "
+           "a defect of this program, please report it",
+           statuses_[i].MPI_SOURCE, bytes, expected_[i]);
+  }
+  std::vector<MPI_Request> requests_;
+  std::vector<int> expected_;  // bytes of a receive; -1 for a send
+  std::vector<MPI_Status> statuses_;
+};
+
+std::byte* bytes_of(const at::Tensor& tensor) {
+  return static_cast<std::byte*>(tensor.data_ptr());
+}
+
+/// One all-reduce, chunk after chunk; each chunk in one or two rounds of messages.
+class AllReduce final : public Communicator::Pending {
+ public:
+  AllReduce(Group& group, at::Tensor& tensor, Reduction reduction)
+      : group_(group),
+        tag_(group.take_tag()),
+        tensor_(tensor),
+        reduction_(reduction),
+        host_(tensor.is_cpu() ? tensor : tensor.cpu()),
+        width_(tensor.element_size()) {
+    begin_chunk();
+  }
+
+  bool test() override {
+    while (!done_) {
+      if (!exchange_.test()) return false;
+      if (collecting_)
+        finish_collecting();
+      else
+        next_chunk();
+    }
+    return true;
+  }
+  void wait() override {
+    Backoff backoff = Backoff::for_transfer(host_.numel() * width_);
+    while (!test()) backoff.pause();
+  }
+
+ private:
+  int64_t chunk_elements() const { return std::min(chunk_bytes / width_, host_.numel() - begin_); }
+  bool is_small() const { return chunk_elements() * width_ * group_.size <= small_bytes; }
+  /// The elements of the chunk that rank r adds up.
+  int64_t piece_begin(int r) const { return begin_ + chunk_elements() * r / group_.size; }
+  int64_t piece_count(int r) const { return piece_begin(r + 1) - piece_begin(r); }
+  std::byte* at(int64_t element) const { return bytes_of(host_) + element * width_; }
+
+  void begin_chunk() {
+    if (begin_ >= host_.numel()) return finish();
+    collecting_ = true;
+    const int64_t mine = is_small() ? chunk_elements() : piece_count(group_.rank);
+    contributions_.resize(static_cast<size_t>(mine * width_ * group_.size));
+    for (int r = 0; r < group_.size; ++r) {
+      if (r == group_.rank) continue;
+      exchange_.receive(group_, contributions_.data() + r * mine * width_, mine * width_, r, tag_);
+    }
+    for (int step = 1; step < group_.size; ++step) {  // each rank starts with another one: no rank is flooded
+      const int r = (group_.rank + step) % group_.size;
+      if (is_small())
+        exchange_.send(group_, at(begin_), mine * width_, r, tag_);
+      else
+        exchange_.send(group_, at(piece_begin(r)), piece_count(r) * width_, r, tag_);
+    }
+  }
+  void finish_collecting() {
+    const bool small = is_small();
+    const int64_t mine = small ? chunk_elements() : piece_count(group_.rank);
+    std::byte* own = small ? at(begin_) : at(piece_begin(group_.rank));
+    std::vector<const std::byte*> rows;
+    for (int r = 0; r < group_.size; ++r)
+      rows.push_back(r == group_.rank ? own : contributions_.data() + r * mine * width_);
+    if (mine > 0) reduce_in_rank_order(host_.scalar_type(), reduction_, rows, mine, own);
+    collecting_ = false;
+    if (small) return;
+    for (int step = 1; step < group_.size; ++step) {
+      const int r = (group_.rank + step) % group_.size;
+      exchange_.receive(group_, at(piece_begin(r)), piece_count(r) * width_, r, tag_);
+      exchange_.send(group_, own, mine * width_, r, tag_);
+    }
+  }
+  void next_chunk() {
+    begin_ += chunk_elements();
+    begin_chunk();
+  }
+  void finish() {
+    if (!tensor_.is_cpu()) tensor_.copy_(host_);
+    contributions_ = {};
+    done_ = true;
+  }
+
+  Group& group_;
+  int tag_;
+  at::Tensor tensor_;
+  Reduction reduction_;
+  at::Tensor host_;
+  int64_t width_;      // bytes of an element
+  int64_t begin_ = 0;  // the chunk's first element
+  bool collecting_ = false, done_ = false;
+  Exchange exchange_;
+  std::vector<std::byte> contributions_;  // [size, mine]; this rank's own row stays in the tensor
+};
+
+class MpiCommunicator final : public Communicator {
+ public:
+  MpiCommunicator() {
+    MPI_CHECK(MPI_Comm_dup(MPI_COMM_WORLD, &group_.comm));
+    MPI_CHECK(MPI_Comm_set_errhandler(group_.comm, MPI_ERRORS_RETURN));
+    MPI_CHECK(MPI_Comm_rank(group_.comm, &group_.rank));
+    MPI_CHECK(MPI_Comm_size(group_.comm, &group_.size));
+  }
+  // The MPI_Comm is left to MPI_Finalize: freeing it is collective, and destructors do not communicate.
+
+  int rank() const override { return group_.rank; }
+  int size() const override { return group_.size; }
+
+  std::unique_ptr<Pending> start_all_reduce(at::Tensor& tensor, Reduction reduction) override {
+    expect_reducible(tensor, reduction);
+    return std::make_unique<AllReduce>(group_, tensor, reduction);
+  }
+  void all_reduce(at::Tensor& tensor, Reduction reduction) override {
+    start_all_reduce(tensor, reduction)->wait();
+  }
+
+  void reduce_scatter(const at::Tensor& input, at::Tensor& output, Reduction reduction) override {
+    expect_reducible(input, reduction);
+    expect_same_kind(input, output);
+    EXPECT(input.numel() == output.numel() * group_.size);
+    const at::Tensor from = input.cpu();
+    at::Tensor to = output.is_cpu() ? output : at::empty(output.sizes(), output.options().device(at::kCPU));
+    const int64_t width = from.element_size(), row = to.numel() * width;
+    std::vector<std::byte> received;
+    for (int64_t begin = 0; begin < row; begin += chunk_bytes) {
+      const int64_t bytes = std::min(chunk_bytes, row - begin);
+      received.resize(static_cast<size_t>(bytes * group_.size));
+      exchange(
+          bytes, [&](int r) { return bytes_of(from) + r * row + begin; },
+          [&](int r) { return received.data() + r * bytes; });
+      std::vector<const std::byte*> rows;
+      for (int r = 0; r < group_.size; ++r)
+        rows.push_back(r == group_.rank ? bytes_of(from) + r * row + begin : received.data() + r * bytes);
+      reduce_in_rank_order(from.scalar_type(), reduction, rows, bytes / width, bytes_of(to) + begin);
+    }
+    if (!output.is_cpu()) output.copy_(to);
+  }
+
+  void all_gather(const at::Tensor& input, at::Tensor& output) override {
+    expect_communicable(input);
+    expect_same_kind(input, output);
+    EXPECT(output.numel() == input.numel() * group_.size);
+    const at::Tensor from = input.cpu();
+    at::Tensor to = output.is_cpu() ? output : at::empty(output.sizes(), output.options().device(at::kCPU));
+    const int64_t row = from.numel() * from.element_size();
+    if (row > 0) std::copy_n(bytes_of(from), row, bytes_of(to) + group_.rank * row);
+    for (int64_t begin = 0; begin < row; begin += chunk_bytes)
+      exchange(
+          std::min(chunk_bytes, row - begin), [&](int) { return bytes_of(from) + begin; },
+          [&](int r) { return bytes_of(to) + r * row + begin; });
+    if (!output.is_cpu()) output.copy_(to);
+  }
+
+  void broadcast(at::Tensor& tensor, int root) override {
+    expect_communicable(tensor);
+    EXPECT(root >= 0 && root < group_.size);
+    at::Tensor host = tensor.cpu();
+    const int64_t total = host.numel() * host.element_size();
+    for (int64_t begin = 0; begin < total; begin += chunk_bytes) {
+      const int64_t bytes = std::min(chunk_bytes, total - begin);
+      MPI_Request request;
+      MPI_CHECK(
+          MPI_Ibcast(bytes_of(host) + begin, narrow<int>(bytes), MPI_BYTE, root, group_.comm, &request));
+      wait(request, bytes);
+    }
+    if (!tensor.is_cpu() && group_.rank != root) tensor.copy_(host);
+  }
+
+  void barrier() override {
+    MPI_Request request;
+    MPI_CHECK(MPI_Ibarrier(group_.comm, &request));
+    wait(request, 0);
+  }
+
+ private:
+  static void expect_same_kind(const at::Tensor& input, const at::Tensor& output) {
+    expect_communicable(output);
+    EXPECT(input.scalar_type() == output.scalar_type());
+  }
+  /// Sends outgoing(r) to every other rank r and receives incoming(r) from it, `bytes` each.
+  void exchange(int64_t bytes, const auto& outgoing, const auto& incoming) {
+    const int tag = group_.take_tag();
+    Exchange exchange;
+    for (int step = 1; step < group_.size; ++step) {
+      const int to = (group_.rank + step) % group_.size,
+                from = (group_.rank - step + group_.size) % group_.size;
+      exchange.receive(group_, incoming(from), bytes, from, tag);
+      exchange.send(group_, outgoing(to), bytes, to, tag);
+    }
+    Backoff backoff = Backoff::for_transfer(bytes * group_.size);
+    while (!exchange.test()) backoff.pause();
+  }
+  static void wait(MPI_Request& request, int64_t bytes) {
+    Backoff backoff = Backoff::for_transfer(bytes);
+    for (int done = 0;;) {
+      MPI_CHECK(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+      if (done) return;
+      backoff.pause();
+    }
+  }
+
+  Group group_;
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_mpi_communicator() {
+  return std::make_unique<MpiCommunicator>();
+}
+
+}  // namespace surgery
