@@ -44,13 +44,8 @@ void check_parameters(const TensorMap& parameters, const VaeConfig& config, cons
   }
 }
 
-/// [B, C, T, H, W] <-> [B, T, C, H, W]
-at::Tensor swap_time(const at::Tensor& x) {
-  return x.transpose(1, 2);
-}
-
 Vae::Posterior as_posterior(const at::Tensor& moments) {
-  const auto halves = swap_time(moments).chunk(2, 1);
+  const auto halves = moments.contiguous().chunk(2, 1);
   return {halves[0].contiguous(), halves[1].clamp(-30.0, 20.0)};  // the clamp of diffusers' Gaussian
 }
 
@@ -149,16 +144,16 @@ Vae::Posterior Vae::encode(const at::Tensor& video, const std::vector<int64_t>& 
   const at::NoGradGuard no_gradient;
   const auto plan = chunk_plan(chunks, video.size(2), 1, config_.time_stride());
   const auto& like = parameters_.begin()->second;
-  const VaeNetwork network(config_, parameters_);
+  const VaeNetwork network(config_, parameters_, video.size(0));
   FeatureCache cache(FeatureCache::Memory::keep);
   std::vector<at::Tensor> moments;
   int64_t begin = 0;
   for (const int64_t count : plan) {
-    const auto chunk = swap_time(video.narrow(2, begin, count)).to(like.options());
+    const auto chunk = video.narrow(2, begin, count).to(like.options());
     moments.push_back(network.encode_chunk(chunk, cache));
     begin += count;
   }
-  return as_posterior(at::cat(moments, 1));
+  return as_posterior(at::cat(moments, 2));
 }
 
 at::Tensor Vae::decode(const at::Tensor& latents, const std::vector<int64_t>& chunks) const {
@@ -166,7 +161,7 @@ at::Tensor Vae::decode(const at::Tensor& latents, const std::vector<int64_t>& ch
   const at::NoGradGuard no_gradient;
   const auto plan = chunk_plan(chunks, latents.size(2), 1, 1);
   const auto& like = parameters_.begin()->second;
-  const VaeNetwork network(config_, parameters_);
+  const VaeNetwork network(config_, parameters_, latents.size(0));
   FeatureCache cache(FeatureCache::Memory::keep);
   const int64_t time = config_.time_stride(), space = config_.space_stride();
   // Written in place: gathering the pieces at the end would need the video's memory twice.
@@ -175,11 +170,11 @@ at::Tensor Vae::decode(const at::Tensor& latents, const std::vector<int64_t>& ch
                                like.options());
   int64_t begin = 0, written = 0;
   for (const int64_t count : plan) {
-    const auto chunk = swap_time(latents.narrow(2, begin, count)).to(like.options());
+    const auto chunk = latents.narrow(2, begin, count).to(like.options());
     const auto frames = network.decode_chunk(chunk, cache);
-    video.narrow(2, written, frames.size(1)).copy_(swap_time(frames.clamp(-1.0, 1.0)));
+    video.narrow(2, written, frames.size(2)).copy_(frames.clamp(-1.0, 1.0));
     begin += count;
-    written += frames.size(1);
+    written += frames.size(2);
   }
   EXPECT(written == video.size(2));
   return video;
@@ -188,15 +183,15 @@ at::Tensor Vae::decode(const at::Tensor& latents, const std::vector<int64_t>& ch
 Vae::Posterior Vae::encode_whole(const at::Tensor& video) const {
   check_video(video, config_);
   FeatureCache cache(FeatureCache::Memory::none);
-  const auto clip = swap_time(video).to(parameters_.begin()->second.options());
-  return as_posterior(VaeNetwork(config_, parameters_).encode_chunk(clip, cache));
+  const auto clip = video.to(parameters_.begin()->second.options());
+  return as_posterior(VaeNetwork(config_, parameters_, clip.size(0)).encode_chunk(clip, cache));
 }
 
 at::Tensor Vae::decode_whole(const at::Tensor& latents) const {
   check_latents(latents, config_);
   FeatureCache cache(FeatureCache::Memory::none);
-  const auto clip = swap_time(latents).to(parameters_.begin()->second.options());
-  return swap_time(VaeNetwork(config_, parameters_).decode_chunk(clip, cache));
+  const auto clip = latents.to(parameters_.begin()->second.options());
+  return VaeNetwork(config_, parameters_, clip.size(0)).decode_chunk(clip, cache);
 }
 
 at::Tensor Vae::channel_values(const std::vector<double>& values, const at::Tensor& like) const {

@@ -1,47 +1,50 @@
 #include "wan/vae_layers.h"
 
-#include <algorithm>
-#include <cmath>
-
 #include "base/errors.h"
+#include "wan/channel_norm.h"
 
 namespace surgery {
 namespace {
 
-constexpr int64_t kTaps = 3;             // every causal convolution looks at this frame and two before
-constexpr double kSmallestNorm = 1e-12;  // as torch.nn.functional.normalize
+constexpr int64_t kTaps = 3;  // every convolution over time looks at three frames
+constexpr auto kLayout = at::MemoryFormat::ChannelsLast;
 
-/// [B, T, C, H, W] -> [B*T, C, H, W] (a view when contiguous).
-at::Tensor as_frames(const at::Tensor& x) {
-  return x.reshape({x.size(0) * x.size(1), x.size(2), x.size(3), x.size(4)});
-}
-
-at::Tensor as_clip(const at::Tensor& frames, int64_t batch) {
-  return frames.unflatten(0, {batch, -1});
-}
-
-at::Tensor zero_frames(const at::Tensor& like, int64_t count) {
-  auto shape = like.sizes().vec();
-  shape[1] = count;
-  return at::zeros(shape, like.options());
-}
-
-/// A convolution over three frames, stride `step` in time, no padding in time. weight [O, C, 3, k, k].
-/// On the CPU the taps become input channels of a 2D convolution: with few channels it is 5 to 10 times as
-/// fast as conv3d (tests/bench/vae_bench.py measures it).
-at::Tensor conv_over_time(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                          int64_t step) {
-  const int64_t padding = weight.size(3) / 2;
-  const int64_t count = (x.size(1) - kTaps) / step + 1;
-  if (!x.is_cpu()) {
-    return at::conv3d(x.transpose(1, 2), weight, bias, {step, 1, 1}, {0, padding, padding}).transpose(1, 2);
+/// [T*B, C, H, W] -> [count*B, 3C, H, W]: frame i and the two after it, from every `step`-th i, side by side
+/// in the channels. An own function, as the gradient of slicing would make and add three zero tensors in
+/// another layout.
+class FoldTaps : public torch::autograd::Function<FoldTaps> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, int64_t batch,
+                            int64_t step) {
+    context->saved_data["sizes"] = x.sizes();
+    context->saved_data["batch"] = batch;
+    context->saved_data["step"] = step;
+    std::vector<at::Tensor> taps;
+    for (int64_t tap = 0; tap < kTaps; ++tap) {
+      taps.push_back(frames_of_tap(x, tap, batch, step).flatten(0, 1).contiguous(kLayout));
+    }
+    return at::cat(taps, 1);
   }
-  std::vector<at::Tensor> taps;
-  for (int64_t tap = 0; tap < kTaps; ++tap)
-    taps.push_back(x.slice(1, tap, tap + (count - 1) * step + 1, step));
-  const auto folded = weight.transpose(1, 2).flatten(1, 2);  // [O, 3C, k, k], tap slowest
-  return as_clip(at::conv2d(as_frames(at::cat(taps, 2)), folded, bias, 1, padding), x.size(0));
-}
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradients) {
+    const auto sizes = context->saved_data["sizes"].toIntVector();
+    const int64_t batch = context->saved_data["batch"].toInt(), step = context->saved_data["step"].toInt();
+    const auto dx = at::empty(sizes, gradients[0].options(), kLayout).zero_();
+    for (int64_t tap = 0; tap < kTaps; ++tap) {
+      const auto part = gradients[0].narrow(1, tap * sizes[1], sizes[1]);
+      frames_of_tap(dx, tap, batch, step).add_(part.unflatten(0, {-1, batch}));
+    }
+    return {dx, {}, {}};
+  }
+
+ private:
+  /// [count, B, C, H, W], a view of x.
+  static at::Tensor frames_of_tap(const at::Tensor& x, int64_t tap, int64_t batch, int64_t step) {
+    const int64_t end = x.size(0) / batch - kTaps + tap + 1;
+    return x.unflatten(0, {-1, batch}).slice(0, tap, end, step);
+  }
+};
 
 }  // namespace
 
@@ -70,55 +73,84 @@ const at::Tensor& VaeNetwork::parameter(const std::string& name) const {
   return found->second;
 }
 
-at::Tensor VaeNetwork::pointwise(const std::string& name, const at::Tensor& x) const {
-  return as_clip(at::conv2d(as_frames(x), parameter(name + ".weight").squeeze(2), parameter(name + ".bias")),
-                 x.size(0));
+at::Tensor VaeNetwork::to_frames(const at::Tensor& clip) const {
+  return clip.permute({2, 0, 1, 3, 4}).flatten(0, 1).contiguous(kLayout);
+}
+
+at::Tensor VaeNetwork::to_clip(const at::Tensor& x) const {
+  return x.unflatten(0, {length(x), batch_}).permute({1, 2, 0, 3, 4});
+}
+
+at::Tensor VaeNetwork::frames(const at::Tensor& x, int64_t begin, int64_t count) const {
+  if (count < 0) count = length(x) - begin;
+  return x.narrow(0, begin * batch_, count * batch_);
+}
+
+/// x with its history in front; at a clip's start that is two frames of zeros.
+at::Tensor VaeNetwork::after(const at::Tensor& history, const at::Tensor& x) const {
+  if (history.defined()) return at::cat({history, x});
+  auto shape = x.sizes().vec();
+  shape[0] = (kTaps - 1) * batch_;
+  return at::cat({at::empty(shape, x.options(), kLayout).zero_(), x});
+}
+
+/// Per frame; weight [O, C, k, k] or [O, C, 1, 1, 1].
+at::Tensor VaeNetwork::conv(const std::string& name, const at::Tensor& x, int64_t stride,
+                            int64_t padding) const {
+  const auto& weight = parameter(name + ".weight");
+  return at::conv2d(x, weight.dim() == 5 ? weight.squeeze(2) : weight, parameter(name + ".bias"), stride,
+                    padding);
+}
+
+/// Over three frames each, `step` frames apart, no padding in time; weight [O, C, 3, k, k].
+/// On the CPU the taps become input channels of a 2D convolution, channels last: with few channels ten times
+/// as fast as conv3d, forward and backward together (tests/bench/vae_bench.py).
+at::Tensor VaeNetwork::conv_over_time(const std::string& name, const at::Tensor& x, int64_t step) const {
+  const auto& weight = parameter(name + ".weight");
+  const auto& bias = parameter(name + ".bias");
+  const int64_t padding = weight.size(3) / 2;
+  if (!x.is_cpu()) {
+    const auto y = at::conv3d(to_clip(x), weight, bias, {step, 1, 1}, {0, padding, padding});
+    return y.permute({2, 0, 1, 3, 4}).flatten(0, 1);
+  }
+  const auto folded = weight.transpose(1, 2).flatten(1, 2).contiguous(kLayout);  // [O, 3C, k, k], tap slowest
+  return at::conv2d(FoldTaps::apply(x, batch_, step), folded, bias, 1, padding);
 }
 
 at::Tensor VaeNetwork::causal_conv(const std::string& name, const at::Tensor& x, FeatureCache& cache) const {
-  const auto& weight = parameter(name + ".weight");
-  const auto& bias = parameter(name + ".bias");
   auto& slot = cache.next_slot();
   const bool start = !slot.defined();
-  const auto padded = at::cat({start ? zero_frames(x, kTaps - 1) : slot, x}, 1);
-  cache.store(slot, padded.slice(1, x.size(1)));
+  const auto padded = after(slot, x);
+  cache.store(slot, frames(padded, length(x)));
   // A first frame alone sees only zeros before it: one tap of three does the work.
-  if (start && x.size(1) == 1) {
-    return as_clip(at::conv2d(as_frames(x), weight.select(2, kTaps - 1), bias, 1, 1), x.size(0));
+  if (start && length(x) == 1) {
+    return at::conv2d(x, parameter(name + ".weight").select(2, kTaps - 1), parameter(name + ".bias"), 1, 1);
   }
-  return conv_over_time(padded, weight, bias, 1);
+  return conv_over_time(name, padded, 1);
 }
 
-/// x / max(||x||, 1e-12) * sqrt(C) * gamma over the channels; in fp32 below that precision.
 at::Tensor VaeNetwork::norm(const std::string& name, const at::Tensor& x) const {
-  const auto& gamma = parameter(name + ".gamma");
-  const auto wide = x.element_size() < 4 ? x.to(at::kFloat) : x;
-  const auto squares = (wide * wide).sum({2}, /*keepdim=*/true).clamp_min(kSmallestNorm * kSmallestNorm);
-  const auto unit = (wide * squares.rsqrt()).to(x.scalar_type());
-  return unit * (gamma.flatten() * std::sqrt(static_cast<double>(x.size(2)))).view({-1, 1, 1});
+  return channel_norm(x, parameter(name + ".gamma"));
 }
 
 at::Tensor VaeNetwork::res_block(const std::string& name, const at::Tensor& x, FeatureCache& cache) const {
   auto y = causal_conv(name + ".conv1", at::silu(norm(name + ".norm1", x)), cache);
   y = causal_conv(name + ".conv2", at::silu(norm(name + ".norm2", y)), cache);
-  return y +
-         (parameters_.contains(name + ".conv_shortcut.weight") ? pointwise(name + ".conv_shortcut", x) : x);
+  return y + (parameters_.contains(name + ".conv_shortcut.weight") ? conv(name + ".conv_shortcut", x) : x);
 }
 
 /// Per frame, one head over all positions.
 at::Tensor VaeNetwork::attention(const std::string& name, const at::Tensor& x) const {
-  const int64_t channels = x.size(2);
-  const auto frames = as_frames(norm(name + ".norm", x));
-  const auto qkv = at::conv2d(frames, parameter(name + ".to_qkv.weight"), parameter(name + ".to_qkv.bias"))
+  const int64_t channels = x.size(1);
+  const auto qkv = conv(name + ".to_qkv", norm(name + ".norm", x))
                        .flatten(2)
                        .transpose(1, 2)
                        .unsqueeze(1)
-                       .contiguous();  // [B*T, 1, H*W, 3C]
+                       .contiguous();  // [T*B, 1, H*W, 3C]
   const auto mixed = at::scaled_dot_product_attention(
       qkv.narrow(3, 0, channels), qkv.narrow(3, channels, channels), qkv.narrow(3, 2 * channels, channels));
-  const auto image = mixed.squeeze(1).transpose(1, 2).reshape(frames.sizes());
-  const auto y = at::conv2d(image, parameter(name + ".proj.weight"), parameter(name + ".proj.bias"));
-  return as_clip(y, x.size(0)) + x;
+  const auto image = mixed.squeeze(1).transpose(1, 2).unflatten(2, {x.size(2), x.size(3)});
+  return conv(name + ".proj", image) + x;
 }
 
 at::Tensor VaeNetwork::middle(const std::string& name, at::Tensor x, FeatureCache& cache) const {
@@ -131,20 +163,15 @@ at::Tensor VaeNetwork::middle(const std::string& name, at::Tensor x, FeatureCach
 /// first.
 at::Tensor VaeNetwork::downsample(const std::string& name, const at::Tensor& x, bool in_time,
                                   FeatureCache& cache) const {
-  const auto padded = at::constant_pad_nd(as_frames(x), {0, 1, 0, 1});
-  const auto small = as_clip(
-      at::conv2d(padded, parameter(name + ".resample.1.weight"), parameter(name + ".resample.1.bias"), 2),
-      x.size(0));
+  const auto small = conv(name + ".resample.1", at::constant_pad_nd(x, {0, 1, 0, 1}), 2);
   if (!in_time) return small;
-  const auto& weight = parameter(name + ".time_conv.weight");
-  const auto& bias = parameter(name + ".time_conv.bias");
   auto& slot = cache.next_slot();
   const bool start = !slot.defined();
-  const auto frames = start ? small : at::cat({slot, small}, 1);
-  cache.store(slot, small.slice(1, small.size(1) - 1));
-  if (!start) return conv_over_time(frames, weight, bias, 2);
-  if (frames.size(1) < kTaps) return frames;
-  return at::cat({frames.slice(1, 0, 1), conv_over_time(frames, weight, bias, 2)}, 1);
+  const auto clip = start ? small : at::cat({slot, small});
+  cache.store(slot, frames(small, length(small) - 1));
+  if (!start) return conv_over_time(name + ".time_conv", clip, 2);
+  if (length(clip) < kTaps) return clip;
+  return at::cat({frames(clip, 0, 1), conv_over_time(name + ".time_conv", clip, 2)});
 }
 
 /// `in_time`, doubles the frames after the first; then doubles height and width and halves the channels.
@@ -156,21 +183,19 @@ at::Tensor VaeNetwork::upsample(const std::string& name, const at::Tensor& x, bo
     const bool start = !slot.defined();
     // The first frame stays single and the time convolution never sees it: its history starts with zeros
     // after it.
-    const auto tail = start ? x.slice(1, 1) : x;
-    const auto frames = at::cat({start ? zero_frames(x, kTaps - 1) : slot, tail}, 1);
-    cache.store(slot, frames.slice(1, tail.size(1)));
-    if (tail.size(1) > 0) {
-      const auto pairs = conv_over_time(frames, parameter(name + ".time_conv.weight"),
-                                        parameter(name + ".time_conv.bias"), 1);
-      const auto doubled = pairs.unflatten(2, {2, -1}).flatten(1, 2);  // channel halves become two frames
-      clip = start ? at::cat({x.slice(1, 0, 1), doubled}, 1) : doubled;
+    const auto tail = start ? frames(x, 1) : x;
+    const auto padded = after(slot, tail);
+    cache.store(slot, frames(padded, length(tail)));
+    if (length(tail) > 0) {
+      const auto pairs = conv_over_time(name + ".time_conv", padded, 1);
+      // Channel halves become two frames: [T*B, 2C] -> [T, B, 2, C] -> [T, 2, B, C].
+      const auto doubled =
+          pairs.unflatten(1, {2, -1}).unflatten(0, {length(tail), batch_}).transpose(1, 2).flatten(0, 2);
+      clip = start ? at::cat({frames(x, 0, 1), doubled}) : doubled;
     }
   }
-  const auto frames = as_frames(clip);
-  const auto large = at::upsample_nearest2d(frames, {2 * frames.size(2), 2 * frames.size(3)});
-  return as_clip(
-      at::conv2d(large, parameter(name + ".resample.1.weight"), parameter(name + ".resample.1.bias"), 1, 1),
-      x.size(0));
+  const auto large = at::upsample_nearest2d(clip.contiguous(kLayout), {2 * x.size(2), 2 * x.size(3)});
+  return conv(name + ".resample.1", large, 1, 1);
 }
 
 at::Tensor VaeNetwork::head(const std::string& name, const at::Tensor& x, FeatureCache& cache) const {
@@ -179,7 +204,7 @@ at::Tensor VaeNetwork::head(const std::string& name, const at::Tensor& x, Featur
 
 at::Tensor VaeNetwork::encode_chunk(const at::Tensor& video, FeatureCache& cache) const {
   cache.begin_chunk();
-  auto x = causal_conv("encoder.conv_in", video, cache);
+  auto x = causal_conv("encoder.conv_in", to_frames(video), cache);
   int64_t block = 0;  // diffusers counts residual and resampling blocks in one list
   const auto name = [&] { return fmt::format("encoder.down_blocks.{}", block++); };
   for (size_t level = 0; level < config_.dim_mult.size(); ++level) {
@@ -188,12 +213,12 @@ at::Tensor VaeNetwork::encode_chunk(const at::Tensor& video, FeatureCache& cache
       x = downsample(name(), x, config_.temperal_downsample[level], cache);
   }
   x = middle("encoder.mid_block", x, cache);
-  return pointwise("quant_conv", head("encoder", x, cache));
+  return to_clip(conv("quant_conv", head("encoder", x, cache)));
 }
 
 at::Tensor VaeNetwork::decode_chunk(const at::Tensor& latents, FeatureCache& cache) const {
   cache.begin_chunk();
-  auto x = causal_conv("decoder.conv_in", pointwise("post_quant_conv", latents), cache);
+  auto x = causal_conv("decoder.conv_in", conv("post_quant_conv", to_frames(latents)), cache);
   x = middle("decoder.mid_block", x, cache);
   const size_t levels = config_.dim_mult.size();
   for (size_t level = 0; level < levels; ++level) {
@@ -205,7 +230,7 @@ at::Tensor VaeNetwork::decode_chunk(const at::Tensor& latents, FeatureCache& cac
     // The decoder doubles in time where the encoder halved, in reverse order.
     x = upsample(block + ".upsamplers.0", x, config_.temperal_downsample[levels - 2 - level], cache);
   }
-  return head("decoder", x, cache);
+  return to_clip(head("decoder", x, cache));
 }
 
 }  // namespace surgery

@@ -36,21 +36,27 @@ struct VaeLevels {
   explicit VaeLevels(const VaeConfig& config);
 };
 
-/// The encoder and decoder proper on one chunk. Activations inside are [B, T, C, H, W]: frames are then
-/// contiguous planes, spatial convolutions need no copy, and splitting channels into frames is a view.
-/// Source: Wan2.1's WanVAE; names as in diffusers' AutoencoderKLWan.
+/// The encoder and decoder proper on one chunk of `batch` clips. Activations inside are [T*B, C, H, W], time
+/// slowest, channels last in memory: a range of frames is then one contiguous piece, and the CPU's 2D
+/// convolutions are at their fastest. Source: Wan2.1's WanVAE; names as in diffusers' AutoencoderKLWan.
 class VaeNetwork {
  public:
-  VaeNetwork(const VaeConfig& config, const TensorMap& parameters)
-      : config_(config), parameters_(parameters) {}
-  /// [B, T, 3, H, W] -> [B, t, 2 z, H/8, W/8] including quant_conv.
+  VaeNetwork(const VaeConfig& config, const TensorMap& parameters, int64_t batch)
+      : config_(config), parameters_(parameters), batch_(batch) {}
+  /// [B, 3, T, H, W] -> [B, 2 z, t, H/8, W/8] including quant_conv.
   at::Tensor encode_chunk(const at::Tensor& video, FeatureCache& cache) const;
-  /// [B, t, z, h, w] -> [B, T, 3, 8h, 8w] including post_quant_conv.
+  /// [B, z, t, h, w] -> [B, 3, T, 8h, 8w] including post_quant_conv.
   at::Tensor decode_chunk(const at::Tensor& latents, FeatureCache& cache) const;
 
  private:
   const at::Tensor& parameter(const std::string& name) const;
-  at::Tensor pointwise(const std::string& name, const at::Tensor& x) const;
+  int64_t length(const at::Tensor& x) const { return x.size(0) / batch_; }
+  /// `count` frames of every clip from `begin` on; a negative count: to the end.
+  at::Tensor frames(const at::Tensor& x, int64_t begin, int64_t count = -1) const;
+  at::Tensor after(const at::Tensor& history, const at::Tensor& x) const;
+  at::Tensor conv(const std::string& name, const at::Tensor& x, int64_t stride = 1,
+                  int64_t padding = 0) const;
+  at::Tensor conv_over_time(const std::string& name, const at::Tensor& x, int64_t step) const;
   at::Tensor causal_conv(const std::string& name, const at::Tensor& x, FeatureCache& cache) const;
   at::Tensor norm(const std::string& name, const at::Tensor& x) const;
   at::Tensor res_block(const std::string& name, const at::Tensor& x, FeatureCache& cache) const;
@@ -60,9 +66,12 @@ class VaeNetwork {
                         FeatureCache& cache) const;
   at::Tensor upsample(const std::string& name, const at::Tensor& x, bool in_time, FeatureCache& cache) const;
   at::Tensor head(const std::string& name, const at::Tensor& x, FeatureCache& cache) const;
+  at::Tensor to_frames(const at::Tensor& clip) const;
+  at::Tensor to_clip(const at::Tensor& x) const;
 
   const VaeConfig& config_;
   const TensorMap& parameters_;
+  int64_t batch_;
 };
 
 }  // namespace surgery
