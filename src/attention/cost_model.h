@@ -15,9 +15,10 @@ struct CostGeometry {
 };
 
 /// All in FLOPs, 2 per multiply-add, batch 1; norms, RoPE, activations and biases not counted.
-double feature_map_flops(const FeatureMapConfig& phi, int64_t tokens);      ///< one phi
-int64_t feature_map_parameters(const FeatureMapConfig& phi);                ///< one phi, with biases
-double attention_core_flops(const CostGeometry& g, const FeatureMapConfig& phi, Rate rate);  ///< phi in, projections not
+double feature_map_flops(const FeatureMapConfig& phi, int64_t tokens);  ///< one phi
+int64_t feature_map_parameters(const FeatureMapConfig& phi);            ///< one phi, with biases
+double attention_core_flops(const CostGeometry& g, const FeatureMapConfig& phi,
+                            Rate rate);              ///< phi in, projections not
 double self_attention_flops(const CostGeometry& g);  ///< softmax core and its four projections
 double block_flops(const CostGeometry& g);           ///< an all-softmax block
 double transformer_flops(const CostGeometry& g);     ///< an all-softmax forward, embeddings and head included

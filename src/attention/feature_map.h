@@ -21,6 +21,7 @@ struct FeatureMapConfig {
   int64_t layers = 2;  ///< L
   OutputActivation output_activation = OutputActivation::softplus;
   int64_t features() const { return degree * head_dim; }
+  void check() const;  ///< Error{data} unless every count is at least 1
 };
 
 /// phi: [batch, heads, tokens, head_dim] -> [batch, heads, tokens, P * head_dim].
@@ -29,8 +30,10 @@ struct FeatureMap {
   FeatureMapConfig config;
   std::vector<at::Tensor> weight, bias;
 
-  /// Weights normal with standard deviation 1/sqrt(fan-in); the last bias starts at `last_bias` so that the linear
-  /// term starts small and the student starts as softmax over T_S.
+  /// Weights normal with standard deviation 1/sqrt(fan-in); the last bias starts at `last_bias` so that the
+  /// linear term starts small and the student starts as softmax over T_S. The activations that are not small
+  /// at -3 (relu, square, none) start from a last layer of 0.02 times that deviation, around
+  /// softplus(last_bias).
   static FeatureMap initial(const FeatureMapConfig& config, RandomKey key, double last_bias = -3.0);
   at::Tensor operator()(const at::Tensor& x) const;
   std::vector<at::Tensor> parameters() const;  ///< weight 0, bias 0, weight 1, ...

@@ -1,0 +1,74 @@
+#include "attention/softmax_kernels.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/errors.h"
+
+namespace surgery {
+namespace {
+
+/// Row maxima over keys in tiles: never more than `tile` logits a row in memory.
+void row_maxima(const at::Tensor& q, const at::Tensor& k, SoftmaxForward& result, bool with_index) {
+  const int64_t keys = k.size(2), tile = 256;
+  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
+  for (int64_t begin = 0; begin < keys; begin += tile) {
+    const int64_t length = std::min(tile, keys - begin);
+    const at::Tensor logits =
+        at::matmul(q, k.narrow(2, begin, length).transpose(2, 3)).to(result.lse.scalar_type());
+    auto [value, index] = logits.max(3);
+    value = value * scale;
+    if (with_index) index = index + begin;
+    if (begin == 0) {
+      result.max = value;
+      if (with_index) result.argmax = index;
+    } else {
+      if (with_index) result.argmax = at::where(value > result.max, index, result.argmax);
+      result.max = at::maximum(result.max, value);
+    }
+  }
+}
+
+std::string shape(const at::Tensor& x) {
+  return fmt::format("[{}]", fmt::join(x.sizes(), ", "));
+}
+
+}  // namespace
+
+void check_attention_inputs(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  const bool fits = q.dim() == 4 && k.dim() == 4 && v.sizes() == k.sizes() && q.size(0) == k.size(0) &&
+                    q.size(1) == k.size(1) && q.size(3) == k.size(3) && q.size(2) >= 1 && k.size(2) >= 1;
+  VALIDATE(fits,
+           "attention got q {}, k {}, v {} (wanted q [batch, heads, tokens, head_dim] and k, v alike with "
+           "the same "
+           "batch, heads and head_dim, none empty): check how the projections are split into heads",
+           shape(q), shape(k), shape(v));
+  VALIDATE(q.scalar_type() == k.scalar_type() && k.scalar_type() == v.scalar_type() && q.is_floating_point(),
+           "attention got q, k, v of {}, {}, {} (one floating type is needed): convert them",
+           c10::toString(q.scalar_type()), c10::toString(k.scalar_type()), c10::toString(v.scalar_type()));
+  VALIDATE(q.device() == k.device() && k.device() == v.device(),
+           "attention got q, k, v on {}, {}, {} (one device is needed): move them", q.device().str(),
+           k.device().str(), v.device().str());
+}
+
+SoftmaxForward softmax_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                               RowMaximum maximum) {
+  at::NoGradGuard no_grad;
+  SoftmaxForward result;
+  std::tie(result.output, result.lse) = at::_scaled_dot_product_flash_attention_for_cpu(q, k, v);
+  if (maximum != RowMaximum::none) row_maxima(q, k, result, maximum == RowMaximum::value_and_index);
+  return result;
+}
+
+SoftmaxGradients softmax_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
+                                  const at::Tensor& v, const at::Tensor& output, const at::Tensor& lse) {
+  at::NoGradGuard no_grad;
+  auto [dq, dk, dv] =
+      at::_scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, output, lse, 0.0, false);
+  return {dq, dk, dv};
+}
+
+}  // namespace surgery

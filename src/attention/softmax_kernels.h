@@ -1,0 +1,32 @@
+#pragma once
+#include <torch/torch.h>
+
+namespace surgery {
+
+/// Checks that q [B,H,N,D], k and v [B,H,M,D] belong together (Error{data} names the shapes).
+void check_attention_inputs(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+
+enum class RowMaximum { none, value, value_and_index };
+
+/// What a pass over keys yields for every row of q; logits scaled by 1/sqrt(head_dim).
+struct SoftmaxForward {
+  at::Tensor output;  ///< [B,H,N,D], dtype of q
+  at::Tensor lse;     ///< [B,H,N], fp32 (fp64 for fp64 inputs)
+  at::Tensor max;     ///< [B,H,N], like lse; undefined unless asked for
+  at::Tensor argmax;  ///< [B,H,N], int64, index into k; undefined unless asked for
+};
+
+/// Attention of q over keys k, v (any strides over tokens), memory linear in N and M; no gradient.
+SoftmaxForward softmax_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                               RowMaximum maximum);
+
+/// The flash backward: with P = exp(s - lse), gives dq, dk, dv of grad . (P v) where `output` stands for the
+/// row term dot(grad, output). `output` and `lse` need not be the ones of k and v alone: kernels of merged
+/// parts (Eq. 5) pass their total output and log-normaliser.
+struct SoftmaxGradients {
+  at::Tensor q, k, v;
+};
+SoftmaxGradients softmax_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
+                                  const at::Tensor& v, const at::Tensor& output, const at::Tensor& lse);
+
+}  // namespace surgery
