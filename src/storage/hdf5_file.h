@@ -4,15 +4,16 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace surgery {
 
-/// An HDF5 artifact being written: goes to a temporary name, `commit` makes it appear. No time stamps, no absolute
-/// paths: equal content gives equal bytes. Every dataset carries its XXH64 as attribute `xxh64`; the root carries
-/// `format`, `format_version`, and `checksum` over all datasets and attributes. bf16 is a custom 16-bit float
-/// (fields 15,7,8,0,7; bias 127), stored as raw words.
-/// A writer that is destroyed without commit removes its temporary.
+/// An HDF5 artifact being written: goes to a temporary name, `commit` makes it appear. No time stamps, no
+/// absolute paths: equal content gives equal bytes. Every dataset carries its XXH64 as attribute `xxh64`; the
+/// root carries `format`, `format_version`, and `checksum` over all datasets and attributes. bf16 is a custom
+/// 16-bit float (fields 15,7,8,0,7; bias 127), stored as raw words. A writer that is destroyed without commit
+/// removes its temporary.
 class Hdf5Writer {
  public:
   Hdf5Writer(const std::filesystem::path& path, const std::string& format, int version);
@@ -40,7 +41,8 @@ class Hdf5Writer {
 class Hdf5Reader {
  public:
   enum class Verify { header, full };
-  Hdf5Reader(const std::filesystem::path& path, const std::string& format, int version, Verify verify = Verify::full);
+  Hdf5Reader(const std::filesystem::path& path, const std::string& format, int version,
+             Verify verify = Verify::full);
   ~Hdf5Reader();
   Hdf5Reader(Hdf5Reader&&) noexcept;
 
@@ -49,12 +51,15 @@ class Hdf5Reader {
   std::string attribute_text(const std::string& name) const;
   int64_t attribute_int(const std::string& name) const;
   double attribute_double(const std::string& name) const;
-  at::Tensor dataset(const std::string& name) const;                           ///< CPU tensor
+  at::Tensor dataset(const std::string& name) const;                             ///< CPU tensor
   at::Tensor rows(const std::string& name, int64_t begin, int64_t count) const;  ///< along the first axis
   std::vector<int64_t> shape(const std::string& name) const;
   std::string text(const std::string& name) const;
+  /// Attributes of the root as text, sorted by name (for `inspect`).
+  std::vector<std::pair<std::string, std::string>> attributes() const;
 
  private:
+  friend std::pair<std::string, int64_t> hdf5_format(const std::filesystem::path& path);
   struct State;
   std::unique_ptr<State> state_;
 };
