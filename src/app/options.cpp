@@ -6,7 +6,7 @@
 #include <sstream>
 
 #include "app/startup.h"
-#include "base/log.h"
+#include "parallel/agreed_error.h"
 
 namespace surgery {
 namespace {
@@ -249,30 +249,52 @@ std::string command_help(const Command& command) {
   return text.str();
 }
 
-ExitCode run_command_line(Session& session, const std::vector<std::string>& arguments) {
+namespace {
+
+/// Takes the command line apart and resolves the configuration; no command when help or version was printed.
+struct Invocation {
+  const Command* command = nullptr;
+  Config config;
+  CommandLine options;
+};
+
+Invocation read_command_line(const std::vector<std::string>& arguments, bool speaks) {
   const std::string first = arguments.empty() ? "" : arguments.front();
   if (first.empty()) fail_usage("no command was given: surgery --help lists them");
-  const bool speaks = session.rank() == 0;
   if (first == "--help" || first == "-h" || first == "help") {
     if (speaks) fmt::print("{}", general_help());
-    return ExitCode::done;
+    return {};
   }
   if (first == "--version") {
     if (speaks) fmt::print("{}\n", version_line());
-    return ExitCode::done;
+    return {};
   }
   const Command& command = find_command(first);
   ParsedArguments parsed = parse_arguments(command, {arguments.begin() + 1, arguments.end()});
   if (parsed.help) {
     if (speaks) fmt::print("{}", command_help(command));
-    return ExitCode::done;
+    return {};
   }
   CommandLine options = parsed.options;
-  Context context{session, resolve_config(std::move(parsed)), std::move(options), "", ""};
+  return {&command, resolve_config(std::move(parsed)), std::move(options)};
+}
+
+}  // namespace
+
+ExitCode run_command_line(Session& session, const std::vector<std::string>& arguments) {
+  Invocation invocation;
+  try {
+    invocation = read_command_line(arguments, session.rank() == 0);
+  } catch (const Error& error) {
+    throw AgreedError(error.code(), error.what());  // every rank reads the same line: one message is enough
+  }
+  if (!invocation.command) return ExitCode::done;
+  Context context{session, std::move(invocation.config), std::move(invocation.options), "", ""};
   context.config_text = to_ini(context.config);
   context.config_hash = config_hash(context.config);
-  if (command.kind == CommandKind::recipe) print_startup(context);
-  return command.run(context);
+  set_threads(session, context.config.run.threads);
+  if (invocation.command->kind == CommandKind::recipe) print_startup(context);
+  return invocation.command->run(context);
 }
 
 }  // namespace surgery

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <boost/version.hpp>
+#include <cstdlib>
 
 #include "app/build_info.h"
 #include "base/log.h"
@@ -56,6 +57,14 @@ int64_t cuda_devices() {
 }
 
 }  // namespace
+
+void set_threads(const Session& session, int64_t configured) {
+  if (configured == 0 && std::getenv("OMP_NUM_THREADS")) return;
+  const int64_t cores = usable_cores(), of_host = sysconf(_SC_NPROCESSORS_ONLN);
+  // A launcher that binds leaves each rank its own cores; else the ranks of a host share all of them.
+  const int64_t share = cores < of_host ? cores : cores / session.local_size();
+  at::set_num_threads(narrow<int>(configured > 0 ? configured : std::max<int64_t>(1, share)));
+}
 
 std::string version_line() {
   return fmt::format("surgery {} ({})", build_info.version, build_info.commit);

@@ -6,6 +6,10 @@
 
 namespace surgery {
 
+/// Sets the threads of tensor computations: `configured`, or OMP_NUM_THREADS, or this rank's share of the
+/// host's cores.
+void set_threads(const Session& session, int64_t configured);
+
 /// "surgery 0.1.0 (commit)".
 std::string version_line();
 

@@ -1,0 +1,58 @@
+"""The program as a person meets it: exit codes, messages and help of the built binary (SURGERY_BINARY)."""
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import unittest
+
+BINARY = os.environ["SURGERY_BINARY"]
+
+
+def surgery(*arguments):
+    return subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=120)
+
+
+class CommandLine(unittest.TestCase):
+    def refused(self, code, message, *arguments):
+        result = surgery(*arguments)
+        self.assertEqual(result.returncode, code, result.stderr)
+        self.assertIn(message, result.stderr)
+
+    def test_bad_usage_exits_with_64(self):
+        self.refused(64, "no command was given")
+        self.refused(64, "did you mean info?", "infos")
+        self.refused(64, "did you mean --json?", "info", "--jason")
+        self.refused(64, "did you mean run.seed?", "info", "--run.sede=1")
+        self.refused(64, "must be one of auto, cpu, cuda", "info", "--model.device=tpu")
+        self.refused(64, "/absent.cfg: cannot be read", "info", "--config", "/absent.cfg")
+
+    def test_all_faults_come_in_one_run(self):
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder, "a.cfg")
+            file.write_text("[run]\nseed = x\n[sellect]\nbudget = 1\n")
+            result = surgery("info", "--config", str(file), "--distill.epochs=0")
+        self.assertEqual(result.returncode, 64)
+        for part in ["3 faults", f"{file}:2: run.seed", f"{file}:4: unknown option sellect.budget", "distill.epochs"]:
+            self.assertIn(part, result.stderr)
+
+    def test_help_and_version_succeed(self):
+        help_text = surgery("--help")
+        self.assertEqual(help_text.returncode, 0)
+        self.assertIn("--trajectories.guidance", help_text.stdout)
+        self.assertIn("--json", surgery("info", "--help").stdout)
+        self.assertRegex(surgery("--version").stdout, r"^surgery \d+\.\d+\.\d+ \(\w+")
+
+    def test_info_tells_build_and_ranks(self):
+        result = surgery("info", "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        info = json.loads(result.stdout)
+        libraries = {library["name"]: library for library in info["libraries"]}
+        for name in ["LibTorch", "HDF5"]:  # what tells its version twice was linked as it was compiled
+            self.assertEqual(libraries[name]["header"], libraries[name]["runtime"])
+        self.assertEqual([rank["rank"] for rank in info["ranks"]], [0])
+        self.assertGreater(info["ranks"][0]["memory_bytes"], 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
