@@ -67,9 +67,9 @@ at::Tensor read_clip(const std::filesystem::path& path, const ClipSpec& spec);
 
 struct WriteSpec {
   double fps = 16;
-  int quality = 10;     ///< x264's CRF (0 lossless .. 51); 10 is what Wan's own writer uses
+  int quality = 10;          ///< x264's CRF (0 lossless .. 51); 10 is what Wan's own writer uses
   std::string encoder = {};  ///< a libav encoder; empty: chosen by the file's suffix
-  int rotation = 0;     ///< clockwise degrees to note in the file; a multiple of 90
+  int rotation = 0;          ///< clockwise degrees to note in the file; a multiple of 90
 };
 
 /// Writes .mp4 (libx264, else libopenh264, else mpeg4 with a warning), .webm or .gif frame by frame: yuv420p,

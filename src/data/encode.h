@@ -1,0 +1,69 @@
+#pragma once
+#include <torch/torch.h>
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "data/latent_shard.h"
+#include "data/manifest.h"
+#include "wan/vae.h"
+
+namespace surgery {
+
+/// One clip to be encoded. `load` may read a file or draw the frames; it throws Error{data} for a clip that
+/// is bad.
+struct EncodeClip {
+  std::string id, caption;
+  ClipSpec spec;
+  std::function<Clip()> load;
+  std::string fingerprint;  ///< changes when the frames would
+};
+
+/// A clip from a file (the fingerprint is its name, size, and window).
+EncodeClip encode_clip(const std::filesystem::path& path, const std::string& id, const std::string& caption,
+                       const ClipSpec& spec);
+/// The records of a manifest, captions drawn by `key`.
+std::vector<EncodeClip> encode_clips(const Manifest& manifest, const ClipSpec& base, RandomKey key);
+
+struct EncodeOptions {
+  std::filesystem::path folder;  ///< made if absent
+  std::string name = "latents";  ///< shards are NAME-00000-of-00012.h5
+  std::string source;            ///< told in each shard
+  int64_t samples_per_shard = 64;
+};
+
+/// One unit of work: independent of all others, done when its file is committed.
+struct ShardPlan {
+  std::filesystem::path path;
+  ShardHeader header;
+  std::vector<EncodeClip> clips;
+  std::filesystem::path rejects() const;  ///< NAME-00000-of-00012.rejects.txt: `id<TAB>reason` lines
+};
+
+/// Cuts the clips, grouped by shape and in their order, into shards. The same input gives the same plan.
+std::vector<ShardPlan> plan_shards(const std::vector<EncodeClip>& clips, const LatentSpace& space,
+                                   const EncodeOptions& options);
+
+/// True when the shard exists, is whole, and was made from the same things. A damaged or differing one is set
+/// aside (so exactly one process may ask per shard).
+bool shard_complete(const ShardPlan& plan);
+
+enum class EncodeStatus { made, reused, stopped };
+struct EncodeResult {
+  EncodeStatus status = EncodeStatus::made;
+  int64_t samples = 0;
+  std::vector<RejectedRecord> rejected;
+};
+
+/// Prompt -> rows [n, text_dim].
+using EmbedPrompt = std::function<at::Tensor(const std::string& prompt)>;
+
+/// Makes one shard unless it is complete: posterior mean of each clip, normalised, with its caption's rows.
+/// Bad clips are listed in the rejects file and skipped; failures of this machine (Error{io}, memory) are not
+/// the clip's fault and are thrown. `stop` is asked between clips; a stopped shard leaves nothing.
+EncodeResult encode_shard(const ShardPlan& plan, const Vae& vae, const EmbedPrompt& embed,
+                          const std::function<bool()>& stop = {});
+
+}  // namespace surgery

@@ -1,0 +1,116 @@
+#include "data/manifest.h"
+
+#include <fstream>
+#include <sstream>
+
+#include "base/errors.h"
+#include "data/annotation_handler.h"
+#include "storage/atomic_file.h"
+
+namespace surgery {
+
+namespace {
+
+std::string trim(const std::string& text) {
+  const size_t begin = text.find_first_not_of(" \t\r");
+  return begin == std::string::npos ? std::string()
+                                    : text.substr(begin, text.find_last_not_of(" \t\r") - begin + 1);
+}
+
+void add_annotation(const std::filesystem::path& annotation, const std::filesystem::path& root,
+                    Manifest& manifest) {
+  read_annotation(
+      annotation, root, [&](ManifestRecord record) { manifest.records.push_back(std::move(record)); },
+      [&](RejectedRecord record) { manifest.rejected.push_back(std::move(record)); });
+}
+
+void read_lines(const std::filesystem::path& listing, Manifest& manifest) {
+  constexpr size_t kMaxListingBytes = size_t{16} << 20;
+  const std::string content = read_file(listing, kMaxListingBytes);
+  VALIDATE(content.find('\0') == std::string::npos, "{}: is a binary file: expected lines ROOT,ANNOTATION",
+           listing.string());
+  const std::filesystem::path here = listing.parent_path();
+  std::istringstream lines(content);
+  std::string raw;
+  for (int64_t number = 1; std::getline(lines, raw); ++number) {
+    const std::string line = trim(raw);
+    if (line.empty()) continue;
+    const size_t comma = line.find(',');
+    VALIDATE(
+        comma != std::string::npos && line.find(',', comma + 1) == std::string::npos,
+        "{}: line {} is not ROOT,ANNOTATION (exactly one comma; names cannot hold one): correct the line",
+        listing.string(), number);
+    const std::string root = trim(line.substr(0, comma)), annotation = trim(line.substr(comma + 1));
+    VALIDATE(!annotation.empty(), "{}: line {} names no annotation: expected ROOT,ANNOTATION",
+             listing.string(), number);
+    add_annotation((here / annotation).lexically_normal(), (here / root).lexically_normal(), manifest);
+  }
+}
+
+}  // namespace
+
+const std::string& ManifestRecord::caption(RandomKey key) const {
+  VALIDATE(!captions.empty(), "{}: has no caption", id);
+  if (captions.size() == 1) return captions[0];
+  return captions[static_cast<size_t>(
+      RandomStream(key.with(id)).below(static_cast<int64_t>(captions.size())))];
+}
+
+ClipSpec ManifestRecord::clip_spec(ClipSpec base) const {
+  base.cut = cut;
+  base.crop = crop;
+  return base;
+}
+
+void read_annotation(const std::filesystem::path& annotation, const std::filesystem::path& root,
+                     const std::function<void(ManifestRecord)>& accept,
+                     const std::function<void(RejectedRecord)>& reject) {
+  const std::string suffix = annotation.extension().string();
+  VALIDATE(suffix != ".pkl" && suffix != ".pickle",
+           "{}: a pickle can run any program when it is read, so it is refused: convert it to JSON",
+           annotation.string());
+  std::error_code code;
+  VALIDATE(std::filesystem::is_regular_file(annotation, code),
+           "{}: no such annotation file: check the listing", annotation.string());
+  std::ifstream file(annotation, std::ios::binary);
+  if (!file) fail_io("{}: cannot be read: check its permissions", annotation.string());
+  AnnotationHandler handler(annotation, root, accept, reject);
+  nlohmann::json::sax_parse(file, &handler);
+  if (file.bad()) fail_io("{}: reading failed: check the disk", annotation.string());
+}
+
+Manifest read_manifest(const std::filesystem::path& listing) {
+  std::error_code code;
+  VALIDATE(std::filesystem::is_regular_file(listing, code), "{}: no such listing: check the path",
+           listing.string());
+  Manifest manifest;
+  if (listing.extension() == ".json" || listing.extension() == ".pkl")
+    add_annotation(listing, listing.parent_path(), manifest);
+  else
+    read_lines(listing, manifest);
+  if (manifest.records.empty()) {
+    const std::string reason =
+        manifest.rejected.empty() ? "it lists none"
+                                  : fmt::format("all {} are bad, the first: {}: {}", manifest.rejected.size(),
+                                                manifest.rejected[0].where, manifest.rejected[0].reason);
+    fail_data("{}: no usable clip ({}): expected an annotation of captioned videos", listing.string(),
+              reason);
+  }
+  return manifest;
+}
+
+std::filesystem::path find_video(const std::filesystem::path& path) {
+  std::error_code code;
+  if (std::filesystem::exists(path, code)) return path;
+  const std::string name = path.filename().string();
+  for (const auto& [from, to] : {std::pair<std::string, std::string>{"_resize1080p", "_resize_1080p"},
+                                 {"_resize_1080p", "_resize1080p"}}) {
+    const size_t at = name.find(from);
+    if (at == std::string::npos) continue;
+    const auto sibling = path.parent_path() / (name.substr(0, at) + to + name.substr(at + from.size()));
+    if (std::filesystem::exists(sibling, code)) return sibling;
+  }
+  return path;
+}
+
+}  // namespace surgery
