@@ -1,0 +1,196 @@
+#include "data/encode.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <tuple>
+
+#include "base/errors.h"
+#include "base/log.h"
+#include "data/pixels.h"
+#include "storage/atomic_file.h"
+
+namespace surgery {
+
+namespace {
+
+/// Length-prefixed, so that no two lists of parts join to the same bytes.
+std::string fingerprint_of(const std::vector<std::string>& parts) {
+  std::string joined;
+  for (const std::string& part : parts) joined += fmt::format("{}:{}", part.size(), part);
+  return hash_bytes(joined);
+}
+
+using Shape = std::tuple<int64_t, int64_t, int64_t, double>;  // frames, height, width, fps
+Shape shape_of(const ClipSpec& spec) {
+  return {spec.frames, spec.height, spec.width, spec.fps};
+}
+
+std::string fingerprint_of(const ShardHeader& header, const std::vector<EncodeClip>& clips) {
+  const LatentSpace& space = header.space;
+  std::vector<std::string> parts{
+      "latents-1",
+      space.vae_hash,
+      space.text_hash,
+      fmt::format("{} {}", space.text_length, space.text_dim),
+      fmt::format("{} {}", fmt::join(space.latents_mean, " "), fmt::join(space.latents_std, " ")),
+      fmt::format("{} {} {} {}", header.frames, header.height, header.width, header.fps)};
+  for (const EncodeClip& clip : clips) {
+    parts.push_back(clip.id);
+    parts.push_back(clip.caption);
+    parts.push_back(clip.fingerprint);
+  }
+  return fingerprint_of(parts);
+}
+
+std::string describe_window(const ClipSpec& spec) {
+  std::string text = fmt::format("{} {} {} {}", spec.start_seconds, static_cast<int>(spec.short_clip),
+                                 static_cast<int>(spec.small_source), static_cast<int>(spec.slow_source));
+  if (spec.cut) text += fmt::format(" cut {} {}", spec.cut->begin, spec.cut->end);
+  if (spec.crop)
+    text += fmt::format(" crop {} {} {} {}", spec.crop->x0, spec.crop->x1, spec.crop->y0, spec.crop->y1);
+  return text;
+}
+
+LatentSample encode_one(const EncodeClip& clip, const Vae& vae, const EmbedPrompt& embed) {
+  const Clip loaded = clip.load();
+  const at::Tensor& pixels = loaded.pixels;
+  VALIDATE(pixels.dim() == 4 && pixels.size(0) == clip.spec.frames && pixels.size(1) == clip.spec.height &&
+               pixels.size(2) == clip.spec.width,
+           "frames have shape {}, expected {}x{}x{}x3", fmt::join(pixels.sizes(), "x"), clip.spec.frames,
+           clip.spec.height, clip.spec.width);
+  const at::Tensor& like = vae.parameters().begin()->second;
+  const at::NoGradGuard no_grad;
+  const at::Tensor video = frames_to_video(pixels.to(like.device())).to(like.scalar_type());
+  const at::Tensor latents = vae.normalize(vae.encode(video).mean.to(at::kFloat));
+  LatentSample sample;
+  sample.latents = latents[0];
+  sample.text = embed(clip.caption);
+  sample.prompt = clip.caption;
+  sample.id = clip.id;
+  sample.source_fps = loaded.source.fps;
+  sample.start_seconds = loaded.start_seconds;
+  sample.source_height = loaded.source.height;
+  sample.source_width = loaded.source.width;
+  sample.crop = loaded.crop;
+  return sample;
+}
+
+void write_rejects(const ShardPlan& plan, const std::vector<RejectedRecord>& rejected) {
+  if (rejected.empty()) {
+    std::error_code ignored;
+    std::filesystem::remove(plan.rejects(), ignored);  // of an earlier attempt
+    return;
+  }
+  std::string lines;
+  for (const RejectedRecord& record : rejected) {
+    std::string reason = record.reason;
+    std::replace(reason.begin(), reason.end(), '\n', ' ');
+    lines += record.where + "\t" + reason + "\n";
+  }
+  write_file(plan.rejects(), lines);
+}
+
+}  // namespace
+
+EncodeClip encode_clip(const std::filesystem::path& path, const std::string& id, const std::string& caption,
+                       const ClipSpec& spec) {
+  const std::filesystem::path file = find_video(path);
+  std::error_code code;
+  const uintmax_t bytes = std::filesystem::file_size(file, code);
+  EncodeClip clip{id, caption, spec, [file, spec] { return load_clip(file, spec); }, {}};
+  clip.fingerprint = fmt::format("{} bytes, {}", code ? 0 : bytes, describe_window(spec));
+  return clip;
+}
+
+std::vector<EncodeClip> encode_clips(const Manifest& manifest, const ClipSpec& base, RandomKey key) {
+  std::vector<EncodeClip> clips;
+  clips.reserve(manifest.records.size());
+  for (const ManifestRecord& record : manifest.records)
+    clips.push_back(encode_clip(record.path, record.id, record.caption(key), record.clip_spec(base)));
+  return clips;
+}
+
+std::filesystem::path ShardPlan::rejects() const {
+  std::filesystem::path file = path;
+  return file.replace_extension(".rejects.txt");
+}
+
+std::vector<ShardPlan> plan_shards(const std::vector<EncodeClip>& clips, const LatentSpace& space,
+                                   const EncodeOptions& options) {
+  if (options.samples_per_shard < 1)
+    fail_usage("{} samples a shard were asked for: give 1 or more", options.samples_per_shard);
+  VALIDATE(!clips.empty(), "no clip to encode: give a listing with at least one");
+  std::vector<std::pair<Shape, std::vector<EncodeClip>>> groups;  // in order of first appearance
+  for (const EncodeClip& clip : clips) {
+    const Shape shape = shape_of(clip.spec);
+    auto group = std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return g.first == shape; });
+    if (group == groups.end()) group = groups.insert(groups.end(), {shape, {}});
+    group->second.push_back(clip);
+  }
+  std::vector<ShardPlan> plans;
+  const auto size = static_cast<size_t>(options.samples_per_shard);
+  for (const auto& [shape, members] : groups)
+    for (size_t begin = 0; begin < members.size(); begin += size) {
+      ShardPlan plan;
+      plan.clips.assign(members.begin() + static_cast<int64_t>(begin),
+                        members.begin() + static_cast<int64_t>(std::min(begin + size, members.size())));
+      std::tie(plan.header.frames, plan.header.height, plan.header.width, plan.header.fps) = shape;
+      plan.header.space = space;
+      plan.header.source = options.source;
+      plan.header.fingerprint = fingerprint_of(plan.header, plan.clips);
+      plans.push_back(std::move(plan));
+    }
+  for (size_t i = 0; i < plans.size(); ++i)
+    plans[i].path = options.folder /
+                    shard_name(options.name, static_cast<int64_t>(i), static_cast<int64_t>(plans.size()));
+  return plans;
+}
+
+bool shard_complete(const ShardPlan& plan) {
+  std::error_code code;
+  if (!std::filesystem::exists(plan.path, code)) return false;
+  try {
+    const LatentShard shard(plan.path, LatentShard::Verify::full);
+    if (shard.header().fingerprint == plan.header.fingerprint) return true;
+    set_aside(plan.path, "made from other clips, captions or models");
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::data) throw;
+    set_aside(plan.path, error.what());
+  }
+  return false;
+}
+
+EncodeResult encode_shard(const ShardPlan& plan, const Vae& vae, const EmbedPrompt& embed,
+                          const std::function<bool()>& stop) {
+  EncodeResult result;
+  if (shard_complete(plan)) {
+    result.status = EncodeStatus::reused;
+    result.samples = LatentShard(plan.path).size();
+    return result;
+  }
+  std::error_code code;
+  std::filesystem::create_directories(plan.path.parent_path(), code);
+  if (code) fail_io("{}: cannot make the folder ({})", plan.path.parent_path().string(), code.message());
+  LatentShardWriter writer(plan.path, plan.header);
+  for (const EncodeClip& clip : plan.clips) {
+    if (stop && stop()) {
+      result.status = EncodeStatus::stopped;
+      return result;
+    }
+    try {
+      writer.add(encode_one(clip, vae, embed));
+    } catch (const Error& error) {
+      if (error.code() != ExitCode::data) throw;
+      log_warning("{}: left out: {}", clip.id, error.what());
+      result.rejected.push_back({clip.id, error.what()});
+    }
+  }
+  // First the rejects: a committed shard is done, and nobody would write them later.
+  write_rejects(plan, result.rejected);
+  writer.commit();
+  result.samples = writer.size();
+  return result;
+}
+
+}  // namespace surgery
