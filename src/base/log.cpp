@@ -22,6 +22,8 @@ void set_log_rank(int rank, int world, bool verbose) {
   state().verbose = verbose;
 }
 
+int log_rank() { return state().rank; }
+
 void log_line(std::string_view level, std::string_view message) {
   LogState& log = state();
   const bool is_info = level == "info";

@@ -9,6 +9,9 @@ namespace surgery {
 /// Sets the rank that log lines carry; ranks above 0 print warnings and errors only, unless verbose.
 void set_log_rank(int rank, int world, bool verbose = false);
 
+/// The rank set above.
+int log_rank();
+
 void log_line(std::string_view level, std::string_view message);
 
 /// One line on standard output from rank 0 (every rank when verbose).
