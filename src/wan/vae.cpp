@@ -106,9 +106,8 @@ Vae Vae::load(const std::filesystem::path& folder) {
   auto config = VaeConfig::from_json(read_file(where), where.string());
   auto parameters = TensorStore::open_folder(inside, kStem).all();
   check_parameters(parameters, config, inside.string());
-  Vae vae(std::move(config), std::move(parameters));
-  vae.to(at::kCPU, at::kFloat);
-  return vae;
+  for (auto& [name, tensor] : parameters) tensor = tensor.to(at::kFloat);
+  return Vae(std::move(config), std::move(parameters));
 }
 
 Vae Vae::random(const VaeConfig& config, RandomKey key) {
@@ -136,7 +135,8 @@ void Vae::save(const std::filesystem::path& folder, at::ScalarType dtype) const 
 }
 
 void Vae::to(at::Device device, at::ScalarType dtype) {
-  for (auto& [name, tensor] : parameters_) tensor = tensor.to(device, dtype);
+  for (auto& [name, tensor] : parameters_)
+    tensor = tensor.to(device, dtype, /*non_blocking=*/false, /*copy=*/true);
 }
 
 Vae::Posterior Vae::encode(const at::Tensor& video, const std::vector<int64_t>& chunks) const {

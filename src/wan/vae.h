@@ -46,6 +46,7 @@ class Vae {
   VaeConfig& config() { return config_; }
   TensorMap& parameters() { return parameters_; }
   const TensorMap& parameters() const { return parameters_; }
+  /// Converts to memory of its own; what `load` gives may be the file's read-only mapping.
   void to(at::Device device, at::ScalarType dtype);
 
   struct Posterior {

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/errors.h"
+#include "storage/strict_json.h"
 #include "wan/vae.h"
 #include "wan/vae_layers.h"
 
@@ -70,12 +71,7 @@ void ends_shapes(Shapes& shapes, const std::string& name, int64_t in, int64_t fi
 }  // namespace
 
 VaeConfig VaeConfig::from_json(const std::string& text, const std::string& where) {
-  Json json;
-  try {
-    json = Json::parse(text);
-  } catch (const Json::exception& error) {
-    fail_data("{}: not JSON ({}): give a diffusers AutoencoderKLWan config.json", where, error.what());
-  }
+  const Json json = parse_strict_json(text, where);
   VALIDATE(json.is_object(), "{}: not a JSON object: give a diffusers AutoencoderKLWan config.json", where);
   const auto name = read<std::string>(json, "_class_name", "AutoencoderKLWan", where);
   VALIDATE(name == "AutoencoderKLWan",

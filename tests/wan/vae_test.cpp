@@ -210,7 +210,7 @@ TEST(VaeConfig, TakesWansStatisticsWhereTheFileHasNone) {
 
 TEST(VaeConfig, RefusesWhatIsNotThisVae) {
   const std::vector<std::pair<std::string, std::string>> cases{
-      {"{", "not JSON"},
+      {"{", "not valid JSON"},
       {"[]", "not a JSON object"},
       {R"({"_class_name": "WanTransformer3DModel"})", "describes a WanTransformer3DModel"},
       {R"({"is_residual": true})", "\"is_residual\""},
@@ -225,7 +225,7 @@ TEST(VaeConfig, RefusesWhatIsNotThisVae) {
       {R"({"base_dim": 3, "dim_mult": [1, 1, 1, 1]})", "halves"},
       {R"({"temperal_downsample": [true]})", "\"temperal_downsample\" has 1"},
       {R"({"z_dim": 4})", "\"latents_mean\" has 16"},
-      {R"({"z_dim": 1, "latents_mean": [NaN], "latents_std": [1]})", "not JSON"},
+      {R"({"z_dim": 1, "latents_mean": [NaN], "latents_std": [1]})", "not valid JSON"},
       {R"({"z_dim": 1, "latents_mean": [1e999], "latents_std": [1]})", "config.json"},
       {R"({"z_dim": 1, "latents_mean": [0], "latents_std": [0]})", "\"latents_std\" holds 0"},
   };

@@ -1,0 +1,72 @@
+#include "app/forward.h"
+
+#include <fmt/ranges.h>
+
+namespace surgery {
+namespace {
+
+std::vector<Component> components() {
+  std::vector<Component> all;
+  for (auto& component : vae_components()) all.push_back(std::move(component));
+  return all;
+}
+
+/// "names, of, components", or one line each with its inputs and outputs.
+std::string listing(const std::string& between, bool with_help) {
+  std::vector<std::string> lines;
+  for (const auto& component : components()) {
+    lines.push_back(with_help ? fmt::format("{}: {}", component.name, component.help) : component.name);
+  }
+  return fmt::format("{}", fmt::join(lines, between));
+}
+
+ExitCode run(Context& context) {
+  if (context.session.rank() != 0) return ExitCode::done;
+  const auto& wanted = context.options.text("component");
+  for (const auto& component : components()) {
+    if (component.name != wanted) continue;
+    const std::filesystem::path model = context.options.text("model"),
+                                output = context.options.text("output");
+    TensorMap input;
+    if (context.options.has("input")) input = TensorStore::open_file(context.options.text("input")).all();
+    const torch::NoGradGuard no_gradient;
+    save_tensors(output, component.run(model, input, context.options));
+    return ExitCode::done;
+  }
+  fail_usage("component \"{}\" is unknown (a model has {}): name one of them", wanted, listing(", ", false));
+}
+
+}  // namespace
+
+const at::Tensor& input_tensor(const TensorMap& input, const std::string& name) {
+  const auto found = input.find(name);
+  if (found != input.end()) return found->second;
+  std::vector<std::string> names;
+  for (const auto& [present, tensor] : input) names.push_back(present);
+  fail_data("the input has no tensor \"{}\" (it has: {}): give it under that name", name,
+            names.empty() ? "nothing" : fmt::format("{}", fmt::join(names, ", ")));
+}
+
+const at::Tensor& finite_input(const TensorMap& input, const std::string& name) {
+  const auto& tensor = input_tensor(input, name);
+  VALIDATE(tensor.is_floating_point(), "input \"{}\" holds {} (floating point is needed): convert it", name,
+           c10::toString(tensor.scalar_type()));
+  VALIDATE(at::isfinite(tensor).all().item<bool>(),
+           "input \"{}\" has values that are not finite (every output would be wrong): check how it was made",
+           name);
+  return tensor;
+}
+
+Command forward_command() {
+  return {"forward",
+          "one component of a model on tensors",
+          run,
+          CommandKind::tool,
+          {{"model", "DIR", "the model's folder, or the component's own", true},
+           {"component", "NAME", listing("; ", true), true},
+           {"input", "FILE", "safetensors file with the inputs", false},
+           {"output", "FILE", "safetensors file to write", true}},
+          ""};
+}
+
+}  // namespace surgery

@@ -1,0 +1,30 @@
+#pragma once
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "app/command.h"
+#include "storage/tensor_store.h"
+
+namespace surgery {
+
+/// One part of a model that `forward` can run alone on tensors, under the reference implementation's names.
+struct Component {
+  std::string name;  ///< what --component takes
+  std::string help;  ///< "INPUTS -> OUTPUTS"
+  /// `input` holds the tensors of --input (empty without it); `options` the command's own options.
+  std::function<TensorMap(const std::filesystem::path& model, const TensorMap& input,
+                          const CommandLine& options)>
+      run;
+};
+
+// Each in its own file src/app/forward_NAME.cpp.
+std::vector<Component> vae_components();
+
+/// A tensor of the input by name; Error{data} that lists what is there when it is not.
+const at::Tensor& input_tensor(const TensorMap& input, const std::string& name);
+/// The same, and it must be floating point and finite.
+const at::Tensor& finite_input(const TensorMap& input, const std::string& name);
+
+}  // namespace surgery

@@ -1,0 +1,196 @@
+"""Wan's VAE against diffusers' AutoencoderKLWan: random models of several sizes, through `surgery forward`.
+
+Environment: SURGERY_BINARY, the program.
+"""
+import json
+import os
+import subprocess
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file, save_file
+
+BINARY = os.environ["SURGERY_BINARY"]
+TOLERANCE = 1e-5  # relative L2 in fp32; chunk by chunk on both sides
+DONE, USAGE, DATA, IO = 0, 64, 65, 74
+CONFIGURATIONS = {
+    "small": dict(base_dim=8, num_res_blocks=1),
+    "two-blocks": dict(base_dim=8, num_res_blocks=2, z_dim=4, latents_mean=[0.0] * 4, latents_std=[1.0] * 4),
+    "wide-decoder": dict(base_dim=4, decoder_base_dim=8, num_res_blocks=1),
+    "other-multiples": dict(base_dim=12, dim_mult=[1, 1, 3, 2], num_res_blocks=1),
+}
+
+
+def draw(settings, seed=0):
+    """A random model whose every part matters: gains, biases and attention logits away from their usual start."""
+    torch.manual_seed(seed)
+    model = AutoencoderKLWan(**settings).eval()
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if name.endswith("gamma"):
+                tensor.normal_(1, 0.3)
+            elif name.endswith("bias"):
+                tensor.normal_(0, 0.1)
+            elif name.endswith("to_qkv.weight"):
+                tensor.mul_(6)
+    return model
+
+
+def forward(model, component, tensors, folder):
+    """Exit code and either the output tensors or what was printed as error."""
+    source, target = folder / "input.safetensors", folder / "output.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, source)
+    target.unlink(missing_ok=True)
+    command = [BINARY, "forward", "--model", model, "--component", component, "--input", source, "--output", target]
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120)
+    if result.returncode != DONE:
+        assert not target.exists(), "an output was left behind by a failed run"
+        return result.returncode, result.stderr + result.stdout
+    return DONE, load_file(target)
+
+
+def run(model, component, tensors, folder):
+    code, outputs = forward(model, component, tensors, folder)
+    assert code == DONE, outputs
+    return outputs
+
+
+def difference(ours, reference):
+    assert ours.shape == reference.shape
+    return ((ours.double() - reference.double()).norm() / reference.double().norm()).item()
+
+
+@pytest.fixture(scope="module", params=CONFIGURATIONS, ids=str)
+def pair(request, tmp_path_factory):
+    """A reference model and the pipeline folder it was saved in."""
+    model = draw(CONFIGURATIONS[request.param])
+    folder = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(folder / "vae")
+    return model, folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("damaged")
+    draw(CONFIGURATIONS["small"]).save_pretrained(folder / "vae")
+    return folder
+
+
+@pytest.mark.parametrize("frames", [1, 5, 9, 17])
+def test_encode_and_decode(pair, frames, tmp_path):
+    model, folder = pair
+    video = torch.rand(2, 3, frames, 16, 24) * 2 - 1
+    with torch.no_grad():
+        posterior = model.encode(video).latent_dist
+        latents = torch.randn_like(posterior.mean)
+        decoded = model.decode(latents).sample
+    encoded = run(folder, "vae-encode", {"video": video}, tmp_path)
+    assert set(encoded) == {"mean", "logvar"}
+    assert difference(encoded["mean"], posterior.mean) <= TOLERANCE
+    assert difference(encoded["logvar"], posterior.logvar) <= TOLERANCE
+    assert (decoded.abs() < 1).float().mean() > 0.5, "clamped nearly everywhere: the comparison would be blind"
+    assert difference(run(folder, "vae-decode", {"latents": latents}, tmp_path)["video"], decoded) <= TOLERANCE
+
+
+def test_the_components_own_folder_serves_too(small, tmp_path):
+    video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
+    outer = run(small, "vae-encode", {"video": video}, tmp_path)["mean"]
+    inner = run(small / "vae", "vae-encode", {"video": video}, tmp_path)["mean"]
+    assert torch.equal(outer, inner)
+
+
+def test_16_bit_weights_are_computed_in_fp32(tmp_path):
+    model = draw(CONFIGURATIONS["small"]).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "vae")
+    video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
+    with torch.no_grad():
+        expected = model.float().encode(video).latent_dist.mean
+    ours = run(tmp_path, "vae-encode", {"video": video}, tmp_path)["mean"]
+    assert ours.dtype == torch.float32
+    assert difference(ours, expected) <= TOLERANCE
+
+
+# ---- bad input: exit code, message, no output left behind
+
+VIDEO = {"video": torch.zeros(1, 3, 5, 16, 16)}
+
+
+def refused(code, words, model, component, tensors, folder):
+    got, message = forward(model, component, tensors, folder)
+    assert got == code, message
+    assert words in message, message
+
+
+@pytest.mark.parametrize("shape, words", [
+    ((1, 3, 4, 16, 16), "4k+1"),
+    ((1, 3, 5, 12, 16), "multiples of 8"),
+    ((1, 3, 5, 16, 20), "multiples of 8"),
+    ((1, 1, 5, 16, 16), "[1, 1, 5, 16, 16]"),
+    ((3, 5, 16, 16), "[3, 5, 16, 16]"),
+    ((1, 3, 0, 16, 16), "0 frames"),
+])
+def test_clips_that_do_not_fit(small, tmp_path, shape, words):
+    refused(DATA, words, small, "vae-encode", {"video": torch.zeros(shape)}, tmp_path)
+
+
+def test_inputs_that_are_not_what_is_asked(small, tmp_path):
+    refused(DATA, 'no tensor "video"', small, "vae-encode", {"clip": torch.zeros(1)}, tmp_path)
+    refused(DATA, "16 latent channels", small, "vae-decode", {"latents": torch.zeros(1, 4, 1, 2, 2)}, tmp_path)
+    refused(DATA, "not finite", small, "vae-encode", {"video": torch.full((1, 3, 5, 16, 16), torch.nan)}, tmp_path)
+    refused(DATA, "floating point", small, "vae-encode", {"video": torch.zeros(1, 3, 5, 16, 16, dtype=torch.int32)},
+            tmp_path)
+    refused(USAGE, "vae-encode", small, "vae", VIDEO, tmp_path)
+
+
+def copy_of(folder, target):
+    (target / "vae").mkdir(parents=True)
+    for file in (folder / "vae").iterdir():
+        (target / "vae" / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def change_config(folder, **values):
+    path = folder / "vae" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("values, words", [
+    (dict(latents_std=[float("inf")] * 16), "JSON"),
+    (dict(latents_std=[0.0] * 16), "latents_std"),
+    (dict(latents_mean=[0.0] * 3), "latents_mean"),
+    (dict(base_dim=16), "shape"),
+    (dict(num_res_blocks=2), "missing"),
+    (dict(base_dim=-8), "base_dim"),
+    (dict(dim_mult=[1, 2]), "temperal_downsample"),
+    (dict(is_residual=True), "is_residual"),
+    (dict(_class_name="WanTransformer3DModel"), "WanTransformer3DModel"),
+])
+def test_configurations_that_do_not_fit(small, tmp_path, values, words):
+    folder = copy_of(small, tmp_path / "model")
+    change_config(folder, **values)
+    refused(DATA, words, folder, "vae-encode", VIDEO, tmp_path)
+
+
+def test_damaged_and_missing_files(small, tmp_path):
+    weights = "vae/diffusion_pytorch_model.safetensors"
+    truncated = copy_of(small, tmp_path / "truncated")
+    (truncated / weights).write_bytes((small / weights).read_bytes()[:-100])
+    refused(DATA, "diffusion_pytorch_model.safetensors", truncated, "vae-encode", VIDEO, tmp_path)
+
+    foreign = copy_of(small, tmp_path / "foreign")
+    (foreign / weights).write_bytes(b"PK\x03\x04 this is another kind of file")
+    refused(DATA, "diffusion_pytorch_model.safetensors", foreign, "vae-encode", VIDEO, tmp_path)
+
+    other = copy_of(small, tmp_path / "other")
+    save_file({"blocks.0.attn1.to_q.weight": torch.zeros(4, 4)}, other / weights)
+    refused(DATA, "is missing", other, "vae-encode", VIDEO, tmp_path)
+
+    bare = copy_of(small, tmp_path / "bare")
+    (bare / weights).unlink()
+    refused(IO, "diffusion_pytorch_model", bare, "vae-encode", VIDEO, tmp_path)
+    refused(IO, "config.json", tmp_path / "nowhere", "vae-encode", VIDEO, tmp_path)
+
+    cut = copy_of(small, tmp_path / "cut")
+    (cut / "vae/config.json").write_text((small / "vae/config.json").read_text()[:50])
+    refused(DATA, "config.json", cut, "vae-encode", VIDEO, tmp_path)
