@@ -157,7 +157,9 @@ bool AnnotationHandler::start_object(size_t) {
     frame_index_.clear();
     reason_.clear();
     field_ = Field::ignored;
-  } else if (field_ != Field::ignored && field_ != Field::resolution) {
+  } else if (depth_ == kRecordDepth + 1 && field_ == Field::resolution) {
+    in_resolution_ = true;
+  } else if (field_ != Field::ignored) {
     scalar("object");
     field_ = Field::ignored;
   }
@@ -184,10 +186,8 @@ bool AnnotationHandler::key(string_t& name) {
   if (depth_ == kRecordDepth) {
     const auto found = fields.find(name);
     field_ = found == fields.end() ? Field::ignored : found->second;
-  } else if (depth_ == kRecordDepth + 1 && seen_.contains(Field::resolution) &&
-             (field_ == Field::resolution || field_ == Field::height || field_ == Field::width)) {
-    field_ = name == "height" ? Field::height : name == "width" ? Field::width : Field::resolution;
-    if (field_ == Field::resolution) return true;
+  } else if (depth_ == kRecordDepth + 1 && in_resolution_) {
+    field_ = name == "height" ? Field::height : name == "width" ? Field::width : Field::ignored;
   } else {
     return true;
   }
@@ -197,7 +197,9 @@ bool AnnotationHandler::key(string_t& name) {
 }
 
 bool AnnotationHandler::end_object() {
-  if (--depth_ == kRecordDepth - 1) finish_record();
+  --depth_;
+  if (depth_ <= kRecordDepth) in_resolution_ = false;
+  if (depth_ == kRecordDepth - 1) finish_record();
   return true;
 }
 

@@ -65,6 +65,7 @@ class AnnotationHandler : public nlohmann::json_sax<nlohmann::json> {
   int64_t depth_ = 0;   // open arrays and objects
   int64_t record_ = 0;  // number of the record being read, from 1
   Field field_ = Field::ignored;
+  bool in_resolution_ = false;
   std::set<Field> seen_;
   std::vector<double> numbers_;
   std::string frame_index_, reason_;

@@ -16,6 +16,9 @@ void keep_message(void* context, int level, const char* format, va_list argument
   int prefix = 1;
   av_log_format_line2(context, level, format, arguments, line, sizeof line, &prefix);
   last_line = line;
+  // "[mov @ 0x55...]": an address means nothing to the reader and makes equal runs differ
+  if (const size_t at = last_line.find(" @ 0x"); at != std::string::npos)
+    if (const size_t end = last_line.find(']', at); end != std::string::npos) last_line.erase(at, end - at);
   while (!last_line.empty() && last_line.back() == '\n') last_line.pop_back();
 }
 }  // namespace
