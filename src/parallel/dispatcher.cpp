@@ -10,7 +10,8 @@ Dispatcher::Dispatcher(const std::vector<WorkUnit>& units, int ranks, int attemp
       attempts_(attempts),
       waiting_(units.size()),
       order_(units.size()),
-      tries_(units.size(), std::vector<int>(static_cast<size_t>(ranks), 0)) {
+      tries_(units.size(), std::vector<int>(static_cast<size_t>(ranks), 0)),
+      present_(static_cast<size_t>(ranks), false) {
   EXPECT(attempts >= 1);
   EXPECT(ranks >= 1);
   std::iota(waiting_.begin(), waiting_.end(), size_t{0});
@@ -25,6 +26,7 @@ bool Dispatcher::may_take(int rank, size_t unit) const {
 }
 
 std::optional<Dispatcher::Answer> Dispatcher::next(int rank) {
+  present_[static_cast<size_t>(rank)] = true;
   if (verdict_) return verdict_;
   if (!failure_ && !stopping_) {
     const auto found =
@@ -37,7 +39,8 @@ std::optional<Dispatcher::Answer> Dispatcher::next(int rank) {
       return answer;
     }
   }
-  if (in_work_ > 0) return std::nullopt;
+  if (in_work_ > 0 || !std::all_of(present_.begin(), present_.end(), [](bool come) { return come; }))
+    return std::nullopt;
   if (failure_) return verdict_ = failure_;
   Answer end;
   if (waiting_.empty()) {

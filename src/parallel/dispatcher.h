@@ -45,6 +45,7 @@ class Dispatcher {
   std::vector<size_t> waiting_;          // in the order they are handed out
   std::vector<size_t> order_;            // position of a unit in that order
   std::vector<std::vector<int>> tries_;  // [unit][rank]: failures so far
+  std::vector<bool> present_;            // ranks that have asked: nobody leaves before all have come
   size_t in_work_ = 0;
   bool stopping_ = false;
   std::optional<Answer> failure_, verdict_;

@@ -1,0 +1,103 @@
+#include "parallel/adamw.h"
+
+#include <fmt/ranges.h>
+
+#include <set>
+
+#include "base/errors.h"
+
+namespace surgery {
+
+AdamW::AdamW(Named parameters, AdamWOptions options) : options_(options) {
+  EXPECT(!parameters.empty());
+  const at::NoGradGuard no_gradient;
+  std::set<std::string> names;
+  for (auto& [name, tensor] : parameters) {
+    EXPECT(names.insert(name).second);
+    Slot slot;
+    slot.name = name;
+    slot.parameter = tensor.detach();  // shares the memory
+    slot.master = tensor.scalar_type() == at::kFloat ? slot.parameter : slot.parameter.to(at::kFloat);
+    slot.exp_avg = at::zeros_like(slot.master);
+    slot.exp_avg_sq = at::zeros_like(slot.master);
+    slots_.push_back(std::move(slot));
+  }
+}
+
+void AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate) {
+  EXPECT(gradients.size() == slots_.size());
+  const at::NoGradGuard no_gradient;
+  ++steps_;
+  std::vector<at::Tensor> masters, exp_avgs, exp_avg_sqs, counts, rounded, exact;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const Slot& slot = slots_[i];
+    EXPECT(gradients[i].scalar_type() == at::kFloat);
+    EXPECT(gradients[i].sizes() == slot.master.sizes());
+    masters.push_back(slot.master);
+    exp_avgs.push_back(slot.exp_avg);
+    exp_avg_sqs.push_back(slot.exp_avg_sq);
+    counts.push_back(at::full({}, static_cast<double>(steps_), slot.master.options()));
+    if (!slot.has_master()) continue;
+    rounded.push_back(slot.parameter);
+    exact.push_back(slot.master);
+  }
+  at::_fused_adamw_(masters, gradients, exp_avgs, exp_avg_sqs, {}, counts, learning_rate, options_.beta1,
+                    options_.beta2, options_.weight_decay, options_.epsilon, /*amsgrad=*/false,
+                    /*maximize=*/false);
+  if (!rounded.empty()) at::_foreach_copy_(rounded, exact);
+}
+
+std::map<std::string, at::Tensor> AdamW::state() const {
+  std::map<std::string, at::Tensor> state;
+  state["step"] = torch::tensor({steps_}, at::kLong);
+  for (const Slot& slot : slots_) {
+    state["exp_avg." + slot.name] = slot.exp_avg;
+    state["exp_avg_sq." + slot.name] = slot.exp_avg_sq;
+    if (slot.has_master()) state["master." + slot.name] = slot.master;
+  }
+  return state;
+}
+
+void AdamW::load(const std::map<std::string, at::Tensor>& state) {
+  const at::NoGradGuard no_gradient;
+  const auto own = this->state();
+  for (const auto& [name, tensor] : own) {
+    const auto found = state.find(name);
+    VALIDATE(found != state.end(),
+             "the optimizer's state lacks {} (training would go on as if from the start): "
+             "use the checkpoint of this model and precision",
+             name);
+    VALIDATE(found->second.sizes() == tensor.sizes() && found->second.scalar_type() == tensor.scalar_type(),
+             "the optimizer's state has {} as {} {} where {} {} is needed (it belongs to another model): "
+             "use the checkpoint of this model",
+             name, at::toString(found->second.scalar_type()), fmt::join(found->second.sizes(), "x"),
+             at::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), "x"));
+  }
+  for (const auto& [name, tensor] : state)
+    VALIDATE(own.contains(name),
+             "the optimizer's state has {}, which this model does not (it belongs to another model or "
+             "precision): use the checkpoint of this model and precision",
+             name);
+  for (auto& [name, tensor] : own)
+    if (name != "step") tensor.copy_(state.at(name));
+  steps_ = state.at("step").item<int64_t>();
+  for (const Slot& slot : slots_)
+    if (slot.has_master()) slot.parameter.copy_(slot.master);
+}
+
+at::Tensor clip_gradients(const std::vector<at::Tensor>& gradients, double limit) {
+  EXPECT(!gradients.empty());
+  const at::NoGradGuard no_gradient;
+  std::vector<at::Tensor> squares;
+  for (const at::Tensor& gradient : gradients)
+    squares.push_back(at::linalg_vector_norm(gradient, 2, {}, false, at::kDouble).square());
+  const at::Tensor norm = at::stack(squares).sum().sqrt();
+  if (limit <= 0) return norm;
+  // A factor of exactly 1 changes no bit; 1e-6 as in torch.nn.utils.clip_grad_norm_.
+  const at::Tensor factor = (limit / (norm + 1e-6)).clamp_max(1.0).to(at::kFloat);
+  std::vector<at::Tensor> scaled(gradients);
+  at::_foreach_mul_(scaled, factor);
+  return norm;
+}
+
+}  // namespace surgery

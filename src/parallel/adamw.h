@@ -1,0 +1,60 @@
+#pragma once
+#include <torch/torch.h>
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace surgery {
+
+struct AdamWOptions {
+  double learning_rate = 1e-5;
+  double beta1 = 0.9, beta2 = 0.999;
+  double epsilon = 1e-8;
+  double weight_decay = 0.01;
+};
+
+/// AdamW (Loshchilov and Hutter 2019; torch.optim.AdamW's arithmetic) in fp32. Parameters of another type
+/// (bf16) get fp32 masters that carry the training; the parameter is the master, rounded: an update of 1e-5
+/// of a weight would vanish in bf16. Works on any list of tensors, so also on a rank's pieces of flat
+/// buckets.
+class AdamW {
+ public:
+  using Named = std::vector<std::pair<std::string, at::Tensor>>;
+
+  /// Tensors are held, not copied. Throws Error{internal} for an empty list or a name given twice.
+  AdamW(Named parameters, AdamWOptions options);
+
+  /// One update from fp32 gradients, in the order of the parameters, at `learning_rate`. Gradients are not
+  /// changed.
+  void step(const std::vector<at::Tensor>& gradients, double learning_rate);
+  void step(const std::vector<at::Tensor>& gradients) { step(gradients, options_.learning_rate); }
+  int64_t steps() const { return steps_; }
+
+  /// What a checkpoint has to hold: `step` (int64, [1]) and, for every parameter, `exp_avg.NAME`,
+  /// `exp_avg_sq.NAME` and, where it has one, `master.NAME`, all fp32. The tensors are the optimizer's own,
+  /// not copies.
+  std::map<std::string, at::Tensor> state() const;
+  /// Takes a state back, exactly; parameters with masters are set from them. Throws Error{data}, and changes
+  /// nothing, when a tensor is missing, foreign, or of another shape or type.
+  void load(const std::map<std::string, at::Tensor>& state);
+
+ private:
+  struct Slot {
+    std::string name;
+    at::Tensor parameter, master;  // the same tensor when the parameter is fp32
+    at::Tensor exp_avg, exp_avg_sq;
+    bool has_master() const { return !master.is_same(parameter); }
+  };
+  AdamWOptions options_;
+  std::vector<Slot> slots_;
+  int64_t steps_ = 0;
+};
+
+/// Scales fp32 gradients in place so that their joint 2-norm is at most `limit` (0 = never), and returns the
+/// norm before, an fp64 scalar on their device (no synchronisation). Squares are summed in fp64. Gradients
+/// that are not finite stay so: look at the norm before stepping.
+at::Tensor clip_gradients(const std::vector<at::Tensor>& gradients, double limit);
+
+}  // namespace surgery

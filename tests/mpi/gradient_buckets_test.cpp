@@ -1,0 +1,244 @@
+#include "parallel/gradient_buckets.h"
+
+#include <gtest/gtest.h>
+
+#include "base/errors.h"
+#include "base/random.h"
+#include "parallel/adamw.h"
+#include "session_main.h"
+
+namespace surgery {
+namespace {
+
+using testing::session;
+
+/// y = tanh(x A + a) B + b, with a weight that no loss uses.
+struct Net {
+  at::Tensor a, a_bias, b, b_bias, unused;
+
+  explicit Net(at::ScalarType type = at::kFloat) {
+    const auto parameter = [&](uint64_t stream, at::IntArrayRef shape) {
+      return (random_normal(RandomKey{3, stream}, shape) * 0.3).to(type).requires_grad_();
+    };
+    a = parameter(1, {8, 33});
+    a_bias = parameter(2, {33});
+    b = parameter(3, {33, 5});
+    b_bias = parameter(4, {5});
+    unused = parameter(5, {7});
+  }
+  std::vector<std::vector<at::Tensor>> groups() const { return {{a, a_bias}, {unused}, {b, b_bias}}; }
+  std::vector<at::Tensor> parameters() const { return {a, a_bias, unused, b, b_bias}; }
+  at::Tensor loss(const at::Tensor& x) const {
+    return (at::tanh(x.to(a.dtype()).matmul(a) + a_bias).matmul(b) + b_bias).square().mean();
+  }
+};
+
+/// The samples of one rank in one micro-step, [4, 8].
+at::Tensor samples(int rank, int micro_step) {
+  return random_normal(RandomKey{5, static_cast<uint64_t>(rank * 10 + micro_step)}, {4, 8});
+}
+
+/// The gradient of the mean over ranks of the sum over micro-steps, made by one rank alone, in fp64 sums.
+std::vector<at::Tensor> alone(int micro_steps, at::ScalarType type = at::kFloat) {
+  Net net(type);
+  std::vector<at::Tensor> sums;
+  for (const at::Tensor& p : net.parameters())
+    sums.push_back(at::zeros_like(p, at::TensorOptions(at::kDouble)));
+  for (int r = 0; r < session().size(); ++r)
+    for (int m = 0; m < micro_steps; ++m) {
+      const auto grads =
+          torch::autograd::grad({net.loss(samples(r, m))}, net.parameters(), {}, {}, false, true);
+      for (size_t i = 0; i < grads.size(); ++i)
+        if (grads[i].defined()) sums[i] += grads[i].to(at::kDouble);
+    }
+  for (at::Tensor& sum : sums) sum /= session().size();
+  return sums;
+}
+
+void run_step(GradientBuckets& buckets, const Net& net, int micro_steps) {
+  buckets.zero();
+  for (int m = 0; m < micro_steps; ++m) {
+    buckets.expect_last_micro_step(m + 1 == micro_steps);
+    net.loss(samples(session().rank(), m)).backward();
+  }
+  buckets.finish();
+}
+
+void expect_close(const std::vector<at::Tensor>& gradients, const std::vector<at::Tensor>& expected,
+                  double tolerance) {
+  ASSERT_EQ(gradients.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i)
+    EXPECT_TRUE(at::allclose(gradients[i].to(at::kDouble), expected[i].detach(), tolerance, tolerance))
+        << "parameter " << i << "\n"
+        << (gradients[i] - expected[i]).abs().max();
+}
+
+TEST(GradientBuckets, EqualTheGradientOfTheMeanLossMadeByOneRank) {
+  auto communicator = session().duplicate();
+  for (const int micro_steps : {1, 2, 3}) {
+    Net net;
+    GradientBuckets buckets(*communicator, net.groups());
+    run_step(buckets, net, micro_steps);
+    expect_close(buckets.gradients(), alone(micro_steps), 1e-6);
+    for (size_t i = 0; i < net.parameters().size(); ++i)
+      EXPECT_TRUE(net.parameters()[i].grad().is_alias_of(buckets.gradients()[i]));
+  }
+}
+
+TEST(GradientBuckets, ParametersWithoutPartCountAsZero) {
+  auto communicator = session().duplicate();
+  Net net;
+  GradientBuckets buckets(*communicator, net.groups());
+  run_step(buckets, net, 1);
+  EXPECT_TRUE(at::equal(net.unused.grad(), at::zeros({7})));
+  // Even when the ranks differ in which parameters took part.
+  buckets.zero();
+  const bool takes_part = session().rank() == session().size() - 1;
+  if (takes_part)
+    (net.unused.sum() * 2 + net.a.sum()).backward();
+  else
+    net.b.sum().backward();
+  buckets.finish();
+  EXPECT_TRUE(at::allclose(net.unused.grad(), at::full({7}, 2.0 / session().size())));
+}
+
+TEST(GradientBuckets, RepeatedStepsGiveTheSameBits) {
+  auto communicator = session().duplicate();
+  Net net;
+  GradientBuckets buckets(*communicator, net.groups());
+  std::vector<at::Tensor> first;
+  for (int repeat = 0; repeat < 10; ++repeat) {
+    run_step(buckets, net, 2);
+    if (repeat == 0)
+      for (const at::Tensor& gradient : buckets.gradients()) first.push_back(gradient.clone());
+    for (size_t i = 0; i < first.size(); ++i)
+      ASSERT_TRUE(at::equal(first[i], buckets.gradients()[i])) << repeat;
+  }
+  // And every rank has them.
+  for (at::Tensor& gradient : first) {
+    at::Tensor other = gradient.clone();
+    communicator->broadcast(other, 0);
+    EXPECT_TRUE(at::equal(other, gradient));
+  }
+}
+
+TEST(GradientBuckets, Bf16ParametersAreSummedInFp32) {
+  auto communicator = session().duplicate();
+  Net net(at::kBFloat16);
+  GradientBuckets buckets(*communicator, net.groups());
+  run_step(buckets, net, 3);
+  for (const at::Tensor& gradient : buckets.gradients()) EXPECT_EQ(gradient.scalar_type(), at::kFloat);
+  for (const at::Tensor& parameter : net.parameters()) EXPECT_FALSE(parameter.grad().defined());
+  // Sums of bf16 gradients taken in fp64 and in fp32: far closer than bf16's 2^-9.
+  expect_close(buckets.gradients(), alone(3, at::kBFloat16), 1e-6);
+}
+
+TEST(GradientBuckets, AReplacedGradientStillReachesTheBucket) {
+  auto communicator = session().duplicate();
+  Net net;
+  GradientBuckets buckets(*communicator, net.groups());
+  buckets.zero();
+  for (const at::Tensor& parameter : net.parameters())
+    parameter.mutable_grad() = at::Tensor();  // zero_grad() does that
+  net.loss(samples(session().rank(), 0)).backward();
+  buckets.finish();
+  expect_close(buckets.gradients(), alone(1), 1e-6);
+}
+
+TEST(GradientBuckets, AGradientAfterItsBucketWasSentIsRefused) {
+  auto communicator = session().duplicate();
+  Net net;
+  GradientBuckets buckets(*communicator, net.groups());
+  run_step(buckets, net, 1);
+  EXPECT_THROW(net.loss(samples(session().rank(), 0)).backward(), Error);  // zero() was forgotten
+}
+
+TEST(GradientBuckets, BucketsCanBeCutInEqualPieces) {
+  auto communicator = session().duplicate();
+  Net net;
+  GradientBuckets buckets(*communicator, net.groups());
+  run_step(buckets, net, 1);
+  const auto groups = net.groups();
+  ASSERT_EQ(buckets.flat().size(), 3u);
+  for (size_t g = 0; g < 3; ++g) {
+    EXPECT_EQ(buckets.flat()[g].numel() % (64 * session().size()), 0);
+    double sum = 0;  // padding holds zeros
+    for (const at::Tensor& parameter : groups[g])
+      sum += parameter.grad().to(at::kDouble).square().sum().item<double>();
+    EXPECT_NEAR(buckets.flat()[g].to(at::kDouble).square().sum().item<double>(), sum, 1e-12 * (1 + sum));
+  }
+}
+
+TEST(GradientBuckets, RefuseParametersTheyCannotServe) {
+  auto communicator = session().duplicate();
+  const at::Tensor frozen = at::zeros({3}), half = at::zeros({3}, at::kHalf).requires_grad_();
+  const at::Tensor twice = at::zeros({3}).requires_grad_();
+  EXPECT_THROW(GradientBuckets(*communicator, {{frozen}}), Error);
+  EXPECT_THROW(GradientBuckets(*communicator, {{half}}), Error);
+  EXPECT_THROW(GradientBuckets(*communicator, {{twice}, {twice}}), Error);
+}
+
+TEST(GradientBuckets, LargeBucketsOverlapWithoutChangingTheResult) {
+  auto communicator = session().duplicate();
+  std::vector<std::vector<at::Tensor>> groups;
+  for (uint64_t i = 0; i < 6; ++i)
+    groups.push_back({random_normal(RandomKey{1, i}, {300, 300}).requires_grad_(),
+                      random_normal(RandomKey{2, i}, {300}).requires_grad_()});
+  const auto loss = [&](int rank) {
+    at::Tensor x = random_normal(RandomKey{9, static_cast<uint64_t>(rank)}, {4, 300});
+    for (const auto& group : groups) x = at::tanh(x.matmul(group[0]) * 0.05 + group[1]);
+    return x.square().mean();
+  };
+  std::vector<at::Tensor> parameters;
+  for (const auto& group : groups) parameters.insert(parameters.end(), group.begin(), group.end());
+  std::vector<at::Tensor> expected;
+  for (int r = 0; r < session().size(); ++r) {
+    const auto grads = torch::autograd::grad({loss(r)}, parameters);
+    for (size_t i = 0; i < grads.size(); ++i) {
+      if (r == 0) expected.push_back(at::zeros_like(grads[i], at::TensorOptions(at::kDouble)));
+      expected[i] += grads[i].to(at::kDouble) / session().size();
+    }
+  }
+  GradientBuckets buckets(*communicator, groups);
+  buckets.zero();
+  loss(session().rank()).backward();
+  buckets.finish();
+  expect_close(buckets.gradients(), expected, 1e-7);
+  EXPECT_LE(buckets.exposed_seconds(), buckets.communication_seconds() + 1e-3);
+}
+
+TEST(DataParallelTraining, ManyRanksFollowTheSameCurveAsOne) {
+  auto communicator = session().duplicate();
+  Net net, reference;
+  GradientBuckets buckets(*communicator, net.groups());
+  const auto named = [](const Net& of) {
+    AdamW::Named list;
+    for (size_t i = 0; i < of.parameters().size(); ++i)
+      list.emplace_back(fmt::format("p{}", i), of.parameters()[i]);
+    return list;
+  };
+  AdamWOptions options;
+  options.learning_rate = 1e-2;
+  AdamW optimizer(named(net), options), single(named(reference), options);
+  for (int step = 0; step < 20; ++step) {
+    run_step(buckets, net, 1);
+    clip_gradients(buckets.gradients(), 1);
+    optimizer.step(buckets.gradients());
+
+    std::vector<at::Tensor> sums;
+    for (const at::Tensor& p : reference.parameters()) sums.push_back(at::zeros_like(p).detach());
+    for (int r = 0; r < session().size(); ++r) {
+      const auto grads =
+          torch::autograd::grad({reference.loss(samples(r, 0))}, reference.parameters(), {}, {}, false, true);
+      for (size_t i = 0; i < grads.size(); ++i)
+        if (grads[i].defined()) sums[i] += grads[i] / session().size();
+    }
+    clip_gradients(sums, 1);
+    single.step(sums);
+  }
+  for (size_t i = 0; i < net.parameters().size(); ++i)
+    EXPECT_TRUE(at::allclose(net.parameters()[i], reference.parameters()[i], 1e-4, 1e-5));
+}
+
+}  // namespace
+}  // namespace surgery
