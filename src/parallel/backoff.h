@@ -18,7 +18,7 @@ class Backoff {
   Backoff(double eager, double shortest, double longest)
       : eager_(eager), shortest_(shortest), longest_(longest), sleep_(shortest) {}
 
-  /// Waiting for a collective of `bytes`: eager about as long as the bytes take, then naps of 50 us to 1 ms.
+  /// Waiting for a collective of `bytes`: eager about as long as the bytes take, then naps of 50 to 200 us.
   static Backoff for_transfer(int64_t bytes) {
     return {2e-4 + static_cast<double>(bytes) * 1e-9, 5e-5, 1e-3};
   }
@@ -47,5 +47,16 @@ class Backoff {
   double eager_, shortest_, longest_, sleep_;
   Clock::time_point started_{};
 };
+
+/// Asks until `test` says yes. Several times between pauses: a large message advances by a fragment with each
+/// question.
+template <class Test>
+void wait_until(Test&& test, Backoff backoff) {
+  for (;;) {
+    for (int i = 0; i < 8; ++i)
+      if (test()) return;
+    backoff.pause();
+  }
+}
 
 }  // namespace surgery

@@ -33,8 +33,10 @@ std::string to_text(const Json& json) {  // a library's message need not be UTF-
 
 Outcome attempt(size_t unit, const std::function<void(size_t)>& make) {
   const auto failure = [&](ExitCode code, const std::string& what) {
+    // As it will look after the journey, so that all ranks throw the same text.
+    const auto text = Json::parse(to_text(what)).get<std::string>();
     return Outcome{code == ExitCode::requeue ? Outcome::Kind::given_up : Outcome::Kind::failed, unit, code,
-                   what};
+                   text};
   };
   try {
     make(unit);
@@ -102,17 +104,16 @@ class Desk {
   std::optional<Answer> next(int rank) {
     const std::scoped_lock lock(mutex_);
     if (broken_) std::rethrow_exception(broken_);
-    return dispatcher_.next(rank);
+    const auto answer = dispatcher_.next(rank);
+    if (answer && answer->kind != Answer::Kind::make) changed_.notify_all();  // a verdict concerns rank 0 too
+    return answer;
   }
   /// Rank 0's own question: waits for an answer.
   Answer wait_for_next(const std::function<bool()>& stop) {
     std::unique_lock lock(mutex_);
     for (;;) {
       if (broken_) std::rethrow_exception(broken_);
-      if (const auto answer = dispatcher_.next(0)) {
-        changed_.notify_all();  // a verdict concerns the others too
-        return *answer;
-      }
+      if (const auto answer = dispatcher_.next(0)) return *answer;
       changed_.wait_for(lock, std::chrono::milliseconds(50));
       if (stop && stop()) dispatcher_.stop();
     }

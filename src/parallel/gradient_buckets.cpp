@@ -153,7 +153,7 @@ void GradientBuckets::State::drive() {
     bool done = false;
     lock.unlock();
     try {
-      done = bucket.pending->test();
+      for (int i = 0; i < 8 && !done; ++i) done = bucket.pending->test();
       if (!done) backoff.pause();
     } catch (...) {
       lock.lock();

@@ -98,8 +98,7 @@ class AllReduce final : public Communicator::Pending {
     return true;
   }
   void wait() override {
-    Backoff backoff = Backoff::for_transfer(host_.numel() * width_);
-    while (!test()) backoff.pause();
+    wait_until([&] { return test(); }, Backoff::for_transfer(host_.numel() * width_));
   }
 
  private:
@@ -228,26 +227,50 @@ class MpiCommunicator final : public Communicator {
     EXPECT(root >= 0 && root < group_.size);
     at::Tensor host = tensor.cpu();
     const int64_t total = host.numel() * host.element_size();
-    for (int64_t begin = 0; begin < total; begin += chunk_bytes) {
-      const int64_t bytes = std::min(chunk_bytes, total - begin);
-      MPI_Request request;
-      MPI_CHECK(
-          MPI_Ibcast(bytes_of(host) + begin, narrow<int>(bytes), MPI_BYTE, root, group_.comm, &request));
-      wait(request, bytes);
-    }
+    for (int64_t begin = 0; begin < total; begin += chunk_bytes)
+      broadcast_chunk(bytes_of(host) + begin, std::min(chunk_bytes, total - begin), root);
     if (!tensor.is_cpu() && group_.rank != root) tensor.copy_(host);
   }
 
   void barrier() override {
     MPI_Request request;
     MPI_CHECK(MPI_Ibarrier(group_.comm, &request));
-    wait(request, 0);
+    wait_until(
+        [&] {
+          int done = 0;
+          MPI_CHECK(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+          return done != 0;
+        },
+        Backoff::for_transfer(0));
   }
 
  private:
   static void expect_same_kind(const at::Tensor& input, const at::Tensor& output) {
     expect_communicable(output);
     EXPECT(input.scalar_type() == output.scalar_type());
+  }
+  /// Small chunks go from the root to everyone; of large ones each rank gets a piece, and then all exchange
+  /// pieces, so that the root does not send the whole P - 1 times.
+  void broadcast_chunk(std::byte* data, int64_t bytes, int root) {
+    const bool small = bytes * group_.size <= small_bytes;
+    const auto piece = [&](int r) { return small ? 0 : bytes * r / group_.size; };
+    const auto length = [&](int r) { return small ? bytes : bytes * (r + 1) / group_.size - piece(r); };
+    const int tag = group_.take_tag();
+    Exchange from_root;
+    if (group_.rank != root)
+      from_root.receive(group_, data + piece(group_.rank), length(group_.rank), root, tag);
+    for (int r = 0; r < group_.size && group_.rank == root; ++r)
+      if (r != root) from_root.send(group_, data + piece(r), length(r), r, tag);
+    wait_until([&] { return from_root.test(); }, Backoff::for_transfer(bytes));
+    if (small) return;
+    const int next_tag = group_.take_tag();
+    Exchange pieces;
+    for (int r = 0; r < group_.size; ++r) {
+      if (r == group_.rank) continue;
+      if (group_.rank != root) pieces.receive(group_, data + piece(r), length(r), r, next_tag);
+      if (r != root) pieces.send(group_, data + piece(group_.rank), length(group_.rank), r, next_tag);
+    }
+    wait_until([&] { return pieces.test(); }, Backoff::for_transfer(bytes));
   }
   /// Sends outgoing(r) to every other rank r and receives incoming(r) from it, `bytes` each.
   void exchange(int64_t bytes, const auto& outgoing, const auto& incoming) {
@@ -259,18 +282,8 @@ class MpiCommunicator final : public Communicator {
       exchange.receive(group_, incoming(from), bytes, from, tag);
       exchange.send(group_, outgoing(to), bytes, to, tag);
     }
-    Backoff backoff = Backoff::for_transfer(bytes * group_.size);
-    while (!exchange.test()) backoff.pause();
+    wait_until([&] { return exchange.test(); }, Backoff::for_transfer(bytes * group_.size));
   }
-  static void wait(MPI_Request& request, int64_t bytes) {
-    Backoff backoff = Backoff::for_transfer(bytes);
-    for (int done = 0;;) {
-      MPI_CHECK(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
-      if (done) return;
-      backoff.pause();
-    }
-  }
-
   Group group_;
 };
 
