@@ -6,7 +6,8 @@ namespace surgery {
 namespace {
 
 std::vector<Component> components() {
-  std::vector<Component> all;
+  std::vector<Component> all = transformer_components();
+  for (auto& component : scheduler_components()) all.push_back(std::move(component));
   for (auto& component : vae_components()) all.push_back(std::move(component));
   return all;
 }
@@ -25,8 +26,8 @@ ExitCode run(Context& context) {
   const auto& wanted = context.options.text("component");
   for (const auto& component : components()) {
     if (component.name != wanted) continue;
-    const std::filesystem::path model = context.options.text("model"),
-                                output = context.options.text("output");
+    const std::filesystem::path output = context.options.text("output"),
+                                model = component.needs_model ? context.options.text("model") : "";
     TensorMap input;
     if (context.options.has("input")) input = TensorStore::open_file(context.options.text("input")).all();
     const torch::NoGradGuard no_gradient;
@@ -57,15 +58,35 @@ const at::Tensor& finite_input(const TensorMap& input, const std::string& name) 
   return tensor;
 }
 
+at::Device device_option(const CommandLine& options) {
+  const std::string name = options.text("device", "cpu");
+  if (name != "cpu" && name != "cuda") fail_usage("device \"{}\" is unknown: choose cpu or cuda", name);
+  if (name == "cuda" && !torch::cuda::is_available())
+    fail_usage("device cuda was asked for, but LibTorch finds none: use cpu, or a build with CUDA on a GPU");
+  return name == "cuda" ? at::kCUDA : at::kCPU;
+}
+
+at::ScalarType precision_option(const CommandLine& options) {
+  const std::string name = options.text("precision", "fp32");
+  if (name == "fp32") return at::kFloat;
+  if (name == "bf16") return at::kBFloat16;
+  fail_usage("precision \"{}\" is unknown: choose fp32 or bf16", name);
+}
+
 Command forward_command() {
   return {"forward",
           "one component of a model on tensors",
           run,
           CommandKind::tool,
-          {{"model", "DIR", "the model's folder, or the component's own", true},
+          {{"model", "DIR", "the model's folder, or the component's own", false},
            {"component", "NAME", listing("; ", true), true},
            {"input", "FILE", "safetensors file with the inputs", false},
-           {"output", "FILE", "safetensors file to write", true}},
+           {"output", "FILE", "safetensors file to write", true},
+           {"device", "NAME", "transformer: cpu (default) or cuda", false},
+           {"precision", "NAME", "transformer: fp32 (default) or bf16, whatever the file holds", false},
+           {"sampler", "NAME", "scheduler: euler, euler-ancestral, unipc (default), dpm++2m", false},
+           {"shift", "X", "scheduler: shift of the schedule (default 3; not with sigmas)", false},
+           {"eta", "X", "scheduler: fresh noise of euler-ancestral, 0 to 1 (default)", false}},
           ""};
 }
 

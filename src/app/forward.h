@@ -17,14 +17,20 @@ struct Component {
   std::function<TensorMap(const std::filesystem::path& model, const TensorMap& input,
                           const CommandLine& options)>
       run;
+  bool needs_model = true;
 };
 
 // Each in its own file src/app/forward_NAME.cpp.
+std::vector<Component> transformer_components();
+std::vector<Component> scheduler_components();
 std::vector<Component> vae_components();
 
 /// A tensor of the input by name; Error{data} that lists what is there when it is not.
 const at::Tensor& input_tensor(const TensorMap& input, const std::string& name);
 /// The same, and it must be floating point and finite.
 const at::Tensor& finite_input(const TensorMap& input, const std::string& name);
+
+at::Device device_option(const CommandLine& options);         ///< --device; Error{usage} when there is none
+at::ScalarType precision_option(const CommandLine& options);  ///< --precision
 
 }  // namespace surgery

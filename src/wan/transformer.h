@@ -60,7 +60,8 @@ class Transformer {
  public:
   Transformer(TransformerConfig config,
               TensorMap parameters);  ///< checks names and shapes; Error{data} lists all faults
-  static Transformer load(const std::filesystem::path& folder);  ///< the transformer/ folder
+  /// A diffusers folder (with transformer/ inside) or the transformer's own folder; parameters stay mapped.
+  static Transformer load(const std::filesystem::path& folder);
   static Transformer random(const TransformerConfig& config,
                             RandomKey key);  ///< initial weights for pretraining
   void save(const std::filesystem::path& folder, at::ScalarType dtype) const;  ///< config.json + safetensors

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/errors.h"
+#include "storage/strict_json.h"
 #include "wan/transformer.h"
 
 namespace surgery {
@@ -120,12 +121,7 @@ HybridSettings read_hybrid(const Json& object, int64_t num_layers, std::vector<s
 }
 
 Json parse_object(const std::string& text, const std::string& where) {
-  Json json;
-  try {
-    json = Json::parse(text);
-  } catch (const Json::exception& error) {
-    fail_data("{}: not valid JSON: {}: use the config.json that came with the weights", where, error.what());
-  }
+  const Json json = parse_strict_json(text, where);
   VALIDATE(json.is_object(), "{}: not a JSON object: use the config.json that came with the weights", where);
   return json;
 }

@@ -150,13 +150,15 @@ Transformer::Transformer(TransformerConfig config, TensorMap parameters)
 }
 
 Transformer Transformer::load(const std::filesystem::path& folder) {
-  const auto file = folder / "config.json";
+  const auto inside =
+      std::filesystem::exists(folder / "transformer" / "config.json") ? folder / "transformer" : folder;
+  const auto file = inside / "config.json";
   auto config = TransformerConfig::from_json(read_file(file), file.string());
-  auto parameters = TensorStore::open_folder(folder, weights_stem).all();
+  auto parameters = TensorStore::open_folder(inside, weights_stem).all();
   try {
     return Transformer(std::move(config), std::move(parameters));
   } catch (const Error& error) {
-    throw Error(error.code(), folder.string() + ": " + error.what());
+    throw Error(error.code(), inside.string() + ": " + error.what());
   }
 }
 

@@ -1,0 +1,21 @@
+#include "app/forward.h"
+#include "wan/transformer.h"
+
+namespace surgery {
+
+// The diffusion transformer, teacher or hybrid: each block's attention at its own rate.
+std::vector<Component> transformer_components() {
+  return {{"transformer",
+           "hidden_states [B,C,T,H,W], timestep [B], encoder_hidden_states [B,L,text_dim] -> sample",
+           [](const std::filesystem::path& folder, const TensorMap& input,
+              const CommandLine& options) -> TensorMap {
+             const auto& hidden_states = finite_input(input, "hidden_states");
+             const auto& text = finite_input(input, "encoder_hidden_states");
+             const auto& timestep = input_tensor(input, "timestep");  // integers are as good here
+             Transformer model = Transformer::load(folder);
+             model.to(device_option(options), precision_option(options));
+             return {{"sample", model.forward(hidden_states, timestep, text)}};
+           }}};
+}
+
+}  // namespace surgery
