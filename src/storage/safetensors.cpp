@@ -144,8 +144,10 @@ struct SafetensorsFile::State {
     }, after{};
     const bool known = ::fstat(descriptor, &before) == 0 && S_ISREG(before.st_mode);
     size = known ? static_cast<uint64_t>(before.st_size) : 0;
-    void* address =
-        known && size >= 8 ? ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0) : nullptr;
+    // Writable but private: who changes a tensor in place changes a copy of its pages, never the file.
+    void* address = known && size >= 8 ? ::mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                                                MAP_PRIVATE | MAP_NORESERVE, descriptor, 0)
+                                       : nullptr;
     const int error = address == MAP_FAILED ? errno : 0;
     const bool changed = known && (::fstat(descriptor, &after) != 0 || after.st_size != before.st_size);
     ::close(descriptor);

@@ -16,8 +16,8 @@ using TensorMap = std::map<std::string, at::Tensor>;
 at::ScalarType to_torch(DType dtype);
 DType from_torch(at::ScalarType type);
 
-/// Named tensors of a folder's single or sharded safetensors, or of one file. Tensors view the mapping (no copy)
-/// where alignment allows and keep it alive; nothing is read until touched.
+/// Named tensors of a folder's single or sharded safetensors, or of one file. Tensors view the mapping (no
+/// copy) where alignment allows and keep it alive; nothing is read until touched.
 class TensorStore {
  public:
   /// `stem`.safetensors, or `stem`.safetensors.index.json with its shards.
@@ -26,7 +26,8 @@ class TensorStore {
 
   std::vector<std::string> names() const;
   bool contains(const std::string& name) const;
-  /// A view of the mapping, in the file's dtype. The caller must not write to it. Throws Error{data} if absent.
+  /// A view of the mapping, in the file's dtype. In-place changes stay in memory. Throws Error{data} if
+  /// absent.
   at::Tensor get(const std::string& name) const;
   /// All tensors.
   TensorMap all() const;

@@ -20,10 +20,15 @@ struct TextEncoderConfig {
   std::string to_json() const;
 };
 
-/// umT5 encoder (spec wan21.md 4), parameters under the Hugging Face names.
+/// Bucket of the distance `relative` = key - query (both directions, logarithmic beyond a quarter of the
+/// buckets).
+int64_t relative_position_bucket(int64_t relative, int64_t buckets, int64_t max_distance);
+
+/// umT5 encoder (transformers' UMT5EncoderModel), parameters under the Hugging Face names.
 class TextEncoder {
  public:
   TextEncoder(TextEncoderConfig config, TensorMap parameters);
+  /// From a folder that holds text_encoder/, or from the component's own; tensors in the dtype of the file.
   static TextEncoder load(const std::filesystem::path& folder);
   static TextEncoder random(const TextEncoderConfig& config, RandomKey key);
   void save(const std::filesystem::path& folder, at::ScalarType dtype) const;
@@ -38,17 +43,21 @@ class TextEncoder {
   TensorMap parameters_;
 };
 
-/// Wan's text cleaning (spec 4.4): HTML-unescape twice, collapse whitespace, strip. Error{data} if not UTF-8.
+/// Wan's text cleaning (diffusers' WanPipeline, without ftfy): HTML-unescape twice, collapse whitespace,
+/// strip. Error{data} if not UTF-8.
 std::string clean_prompt(const std::string& prompt);
 
-/// SentencePiece unigram with Wan's contract: clean, encode, append EOS (1), truncate to model_max_length incl. EOS.
+/// SentencePiece unigram with Wan's contract: clean, encode, append EOS (1), truncate to model_max_length
+/// incl. EOS.
 class Tokenizer {
  public:
-  static Tokenizer load(const std::filesystem::path& folder);  ///< spiece.model + tokenizer_config.json
+  /// spiece.model and tokenizer_config.json, from a folder that holds tokenizer/ or from the tokenizer's own.
+  static Tokenizer load(const std::filesystem::path& folder);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
   std::vector<int64_t> encode(const std::string& prompt) const;  ///< without padding
   int64_t max_length() const;
+  int64_t vocab_size() const;  ///< number of pieces; an encoder's table may have more rows
 
  private:
   Tokenizer();
@@ -56,7 +65,9 @@ class Tokenizer {
   std::unique_ptr<State> state_;
 };
 
-/// Trains a SentencePiece unigram model on lines (ids pad 0, eos 1, bos 2, unk 3) and writes a tokenizer/ folder.
+/// Trains a SentencePiece unigram model on lines (ids pad 0, eos 1, bos 2, unk 3) and writes a folder that
+/// transformers' AutoTokenizer loads too. Few lines may give fewer pieces than `vocab_size`. Equal lines give
+/// equal files.
 void train_tokenizer(const std::vector<std::string>& lines, int64_t vocab_size, int64_t max_length,
                      const std::filesystem::path& folder);
 

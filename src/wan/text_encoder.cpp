@@ -1,0 +1,196 @@
+#include "wan/text_encoder.h"
+
+#include <fmt/ostream.h>
+
+#include <array>
+#include <cmath>
+
+#include "base/errors.h"
+#include "storage/atomic_file.h"
+
+namespace surgery {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr const char* kStem = "model";
+constexpr const char* kEmbedding = "shared.weight";
+constexpr const char* kTiedEmbedding = "encoder.embed_tokens.weight";
+constexpr const char* kFinalNorm = "encoder.final_layer_norm.weight";
+
+std::string block_name(int64_t layer, int part, std::string_view name) {
+  return fmt::format("encoder.block.{}.layer.{}.{}.weight", layer, part, name);
+}
+
+std::map<std::string, std::vector<int64_t>> parameter_shapes(const TextEncoderConfig& config) {
+  const int64_t inner = config.num_heads * config.d_kv;
+  std::map<std::string, std::vector<int64_t>> shapes{{kEmbedding, {config.vocab_size, config.d_model}},
+                                                     {kFinalNorm, {config.d_model}}};
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    for (const char* name : {"q", "k", "v"})
+      shapes[block_name(layer, 0, fmt::format("SelfAttention.{}", name))] = {inner, config.d_model};
+    shapes[block_name(layer, 0, "SelfAttention.o")] = {config.d_model, inner};
+    shapes[block_name(layer, 0, "SelfAttention.relative_attention_bias")] = {
+        config.relative_attention_num_buckets, config.num_heads};
+    shapes[block_name(layer, 0, "layer_norm")] = {config.d_model};
+    for (const char* name : {"wi_0", "wi_1"})
+      shapes[block_name(layer, 1, fmt::format("DenseReluDense.{}", name))] = {config.d_ff, config.d_model};
+    shapes[block_name(layer, 1, "DenseReluDense.wo")] = {config.d_model, config.d_ff};
+    shapes[block_name(layer, 1, "layer_norm")] = {config.d_model};
+  }
+  return shapes;
+}
+
+/// x over its root mean square, statistics in fp32, rounded once to the weight's dtype.
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
+  const at::Tensor wide = x.to(at::kFloat);
+  const at::Tensor scale = at::rsqrt(wide.square().mean(-1, true) + epsilon);
+  return (wide * scale).to(weight.scalar_type()) * weight;
+}
+
+/// Bucket of each distance key - query, [length, length] int64 on the host.
+at::Tensor relative_buckets(int64_t length, const TextEncoderConfig& config) {
+  at::Tensor buckets = at::empty({length, length}, at::kLong);
+  auto row = buckets.accessor<int64_t, 2>();
+  for (int64_t query = 0; query < length; ++query)
+    for (int64_t key = 0; key < length; ++key)
+      row[query][key] = relative_position_bucket(key - query, config.relative_attention_num_buckets,
+                                                 config.relative_attention_max_distance);
+  return buckets;
+}
+
+}  // namespace
+
+int64_t relative_position_bucket(int64_t relative, int64_t buckets, int64_t max_distance) {
+  const int64_t half = buckets / 2, exact = half / 2;
+  const int64_t side = relative > 0 ? half : 0, distance = std::abs(relative);
+  if (distance < exact) return side + distance;
+  if (buckets == 32 && max_distance == 128) {
+    // First distance of buckets 9 to 15. As a table: 16, 32 and 64 lie exactly on the logarithm's steps.
+    constexpr std::array<int64_t, 7> kFirst{12, 16, 23, 32, 46, 64, 91};
+    int64_t bucket = 8;
+    for (const int64_t first : kFirst) bucket += distance >= first;
+    return side + bucket;
+  }
+  const double position = std::log(static_cast<double>(distance) / static_cast<double>(exact)) /
+                          std::log(static_cast<double>(max_distance) / static_cast<double>(exact)) *
+                          static_cast<double>(half - exact);
+  // Distances that lie on a step must not fall below it by rounding.
+  return side + std::min(half - 1, exact + static_cast<int64_t>(std::floor(position + 1e-6)));
+}
+
+TextEncoder::TextEncoder(TextEncoderConfig config, TensorMap parameters) : config_(config) {
+  if (!parameters.contains(kEmbedding) && parameters.contains(kTiedEmbedding))
+    parameters[kEmbedding] = parameters[kTiedEmbedding];
+  for (const auto& [name, shape] : parameter_shapes(config_)) {
+    const auto found = parameters.find(name);
+    VALIDATE(found != parameters.end(),
+             "text encoder: tensor \"{}\" is missing (incomplete or foreign model)", name);
+    VALIDATE(found->second.sizes() == at::IntArrayRef(shape),
+             "text encoder: tensor \"{}\" is {} instead of {} (config.json of another model?)", name,
+             fmt::streamed(found->second.sizes()), fmt::streamed(at::IntArrayRef(shape)));
+    parameters_[name] = found->second;
+  }
+}
+
+TextEncoder TextEncoder::load(const fs::path& folder) {
+  const fs::path inside =
+      fs::exists(folder / "text_encoder" / "config.json") ? folder / "text_encoder" : folder;
+  const fs::path config = inside / "config.json";
+  return TextEncoder(TextEncoderConfig::from_json(read_file(config), config.string()),
+                     TensorStore::open_folder(inside, kStem).all());
+}
+
+TextEncoder TextEncoder::random(const TextEncoderConfig& config, RandomKey key) {
+  // Rows stay close to their words: what attention and FFN add is a tenth of the residual stream.
+  constexpr double kOutputScale = 0.1;
+  TensorMap parameters;
+  for (const auto& [name, shape] : parameter_shapes(config)) {
+    if (shape.size() == 1) {
+      parameters[name] = at::ones(shape);
+      continue;
+    }
+    const double fan_in = static_cast<double>(shape[1]);
+    double deviation = 1 / std::sqrt(fan_in);
+    if (name == kEmbedding) deviation = 1;
+    if (name.ends_with(".q.weight"))
+      deviation /= std::sqrt(static_cast<double>(config.d_kv));  // no 1/sqrt(d) later
+    if (name.ends_with("relative_attention_bias.weight")) deviation = 1;
+    if (name.ends_with(".o.weight") || name.ends_with(".wo.weight")) deviation *= kOutputScale;
+    parameters[name] = random_normal(key.with(name), shape) * deviation;
+  }
+  return TextEncoder(config, std::move(parameters));
+}
+
+void TextEncoder::save(const fs::path& folder, at::ScalarType dtype) const {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) fail_io("{}: cannot be made: {}", folder.string(), error.message());
+  TensorMap converted;
+  for (const auto& [name, tensor] : parameters_) converted[name] = tensor.to(dtype);
+  save_tensors(folder / (std::string(kStem) + ".safetensors"), converted, {{"format", "pt"}});
+  write_file(folder / "config.json", config_.to_json());
+}
+
+void TextEncoder::to(at::Device device, at::ScalarType dtype) {
+  for (auto& [name, tensor] : parameters_) tensor = tensor.to(device, dtype);
+}
+
+at::Tensor TextEncoder::forward(const at::Tensor& input_ids, const at::Tensor& attention_mask) const {
+  VALIDATE(input_ids.dim() == 2 && input_ids.scalar_type() == at::kLong &&
+               input_ids.sizes() == attention_mask.sizes(),
+           "text encoder: input_ids {} and attention_mask {} must both be int64 [batch, length]",
+           fmt::streamed(input_ids.sizes()), fmt::streamed(attention_mask.sizes()));
+  VALIDATE(input_ids.numel() > 0 && input_ids.min().item<int64_t>() >= 0 &&
+               input_ids.max().item<int64_t>() < config_.vocab_size,
+           "text encoder: input_ids reach from {} to {}, the vocabulary has {} (tokenizer of another model?)",
+           input_ids.numel() > 0 ? input_ids.min().item<int64_t>() : 0,
+           input_ids.numel() > 0 ? input_ids.max().item<int64_t>() : 0, config_.vocab_size);
+  const at::Tensor& embedding = parameters_.at(kEmbedding);
+  const int64_t batch = input_ids.size(0), length = input_ids.size(1);
+  const at::Tensor buckets = relative_buckets(length, config_).to(embedding.device());
+  const at::Tensor masked = (attention_mask.to(embedding.device()) == 0).view({batch, 1, 1, length});
+  const auto heads =
+      [&](const at::Tensor& x) {  // [batch, length, heads * d_kv] -> [batch, heads, length, d_kv]
+        return x.view({batch, length, config_.num_heads, config_.d_kv}).transpose(1, 2);
+      };
+  at::Tensor x = at::embedding(embedding, input_ids.to(embedding.device()));
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    const auto weight = [&](int part, std::string_view name) {
+      return parameters_.at(block_name(layer, part, name));
+    };
+    at::Tensor a = rms_norm(x, weight(0, "layer_norm"), config_.layer_norm_epsilon);
+    const at::Tensor q = heads(at::linear(a, weight(0, "SelfAttention.q")));
+    const at::Tensor k = heads(at::linear(a, weight(0, "SelfAttention.k")));
+    const at::Tensor v = heads(at::linear(a, weight(0, "SelfAttention.v")));
+    // umT5 does not scale by 1/sqrt(d_kv), and every layer has a bias table of its own (T5 shares the first
+    // one's).
+    const at::Tensor bias = at::embedding(weight(0, "SelfAttention.relative_attention_bias"), buckets)
+                                .permute({2, 0, 1})
+                                .unsqueeze(0);
+    at::Tensor scores = at::matmul(q, k.transpose(-1, -2)) + bias;
+    scores = scores.to(at::kFloat).masked_fill(masked, std::numeric_limits<float>::lowest());
+    const at::Tensor mixed = at::matmul(at::softmax(scores, -1).to(v.scalar_type()), v);
+    x = x + at::linear(mixed.transpose(1, 2).reshape({batch, length, -1}), weight(0, "SelfAttention.o"));
+    a = rms_norm(x, weight(1, "layer_norm"), config_.layer_norm_epsilon);
+    const at::Tensor gate = at::gelu(at::linear(a, weight(1, "DenseReluDense.wi_0")), "tanh");
+    x = x +
+        at::linear(gate * at::linear(a, weight(1, "DenseReluDense.wi_1")), weight(1, "DenseReluDense.wo"));
+  }
+  return rms_norm(x, parameters_.at(kFinalNorm), config_.layer_norm_epsilon);
+}
+
+at::Tensor embed_prompt(const Tokenizer& tokenizer, const TextEncoder& encoder, const std::string& prompt) {
+  // The real tokens alone give what a padded, masked run gives for them: the bias is relative, pads get no
+  // weight.
+  const at::NoGradGuard no_grad;
+  const at::Tensor ids = at::tensor(tokenizer.encode(prompt), at::kLong).unsqueeze(0);
+  return encoder.forward(ids, at::ones_like(ids)).squeeze(0).to(at::kCPU, at::kFloat);
+}
+
+at::Tensor pad_text(const at::Tensor& rows, int64_t length) {
+  VALIDATE(rows.dim() == 2 && rows.size(0) <= length, "text of {} rows does not fit in {}: encode it again",
+           rows.size(0), length);
+  return at::constant_pad_nd(rows, {0, 0, 0, length - rows.size(0)}).unsqueeze(0);
+}
+
+}  // namespace surgery

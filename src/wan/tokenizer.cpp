@@ -1,0 +1,134 @@
+#include <sentencepiece_processor.h>
+#include <sentencepiece_trainer.h>
+
+#include <nlohmann/json.hpp>
+#include <unordered_map>
+
+#include "base/errors.h"
+#include "storage/atomic_file.h"
+#include "storage/strict_json.h"
+#include "wan/text_encoder.h"
+
+namespace surgery {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+constexpr const char* kModel = "spiece.model";
+constexpr const char* kConfig = "tokenizer_config.json";
+constexpr int64_t kWanLength = 512;
+
+/// Tokenizers saved without a limit carry a huge number there; Wan's own length is taken then.
+int64_t read_max_length(const fs::path& path) {
+  const Json config = read_json_file(path.string());
+  VALIDATE(config.is_object(), "{}: is no JSON object (damaged file): download it again", path.string());
+  const Json length = config.value("model_max_length", Json(kWanLength));
+  VALIDATE(length.is_number() && length.get<double>() >= 1,
+           "{}: model_max_length is {} (the text's length in tokens): set a positive number", path.string(),
+           length.dump());
+  return length.get<double>() > 1e6 ? kWanLength : length.get<int64_t>();
+}
+
+/// SentencePiece reads its sentences from here.
+class LineIterator : public sentencepiece::SentenceIterator {
+ public:
+  explicit LineIterator(const std::vector<std::string>& lines) : lines_(lines) {}
+  bool done() const override { return next_ == lines_.size(); }
+  void Next() override { ++next_; }
+  const std::string& value() const override { return lines_[next_]; }
+  sentencepiece::util::Status status() const override { return {}; }
+
+ private:
+  const std::vector<std::string>& lines_;
+  size_t next_ = 0;
+};
+
+std::string train_model(const std::vector<std::string>& lines, int64_t vocab_size) {
+  const std::unordered_map<std::string, std::string> settings{
+      {"model_type", "unigram"},
+      {"vocab_size", std::to_string(vocab_size)},
+      {"pad_id", "0"},
+      {"eos_id", "1"},
+      {"bos_id", "2"},
+      {"unk_id", "3"},
+      {"character_coverage", "1.0"},
+      {"hard_vocab_limit", "false"},  // a small corpus may not have that many pieces
+      {"num_threads", "1"},           // the order of its sums, and so the model, depends on it
+      {"shuffle_input_sentence", "false"},
+      {"minloglevel", "2"},
+  };
+  std::string model;
+  LineIterator iterator(lines);
+  const auto status = sentencepiece::SentencePieceTrainer::Train(settings, &iterator, &model);
+  VALIDATE(status.ok(), "tokenizer cannot be trained on {} lines with {} pieces: {}", lines.size(),
+           vocab_size, status.ToString());
+  return model;
+}
+
+}  // namespace
+
+struct Tokenizer::State {
+  sentencepiece::SentencePieceProcessor processor;
+  int64_t max_length = kWanLength;
+};
+
+Tokenizer::Tokenizer() : state_(std::make_unique<State>()) {}
+Tokenizer::~Tokenizer() = default;
+Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
+
+Tokenizer Tokenizer::load(const fs::path& folder) {
+  const fs::path inside = fs::exists(folder / "tokenizer" / kModel) ? folder / "tokenizer" : folder;
+  Tokenizer tokenizer;
+  State& state = *tokenizer.state_;
+  state.max_length = read_max_length(inside / kConfig);
+  const std::string model = read_file(inside / kModel);
+  const auto status = state.processor.LoadFromSerializedProto(model);
+  VALIDATE(status.ok(), "{}: not a SentencePiece model (damaged or foreign file): download it again ({})",
+           (inside / kModel).string(), status.ToString());
+  VALIDATE(state.processor.eos_id() > 0,
+           "{}: has no end-of-sequence piece (the encoder was trained with one): take the tokenizer of the "
+           "text encoder",
+           (inside / kModel).string());
+  return tokenizer;
+}
+
+std::vector<int64_t> Tokenizer::encode(const std::string& prompt) const {
+  std::vector<int> pieces;
+  const auto status = state_->processor.Encode(clean_prompt(prompt), &pieces);
+  VALIDATE(status.ok(), "prompt cannot be tokenised: {}", status.ToString());
+  std::vector<int64_t> ids(pieces.begin(), pieces.end());
+  ids.resize(std::min(ids.size(), static_cast<size_t>(state_->max_length - 1)));
+  ids.push_back(state_->processor.eos_id());
+  return ids;
+}
+
+int64_t Tokenizer::max_length() const {
+  return state_->max_length;
+}
+int64_t Tokenizer::vocab_size() const {
+  return state_->processor.GetPieceSize();
+}
+
+void train_tokenizer(const std::vector<std::string>& lines, int64_t vocab_size, int64_t max_length,
+                     const fs::path& folder) {
+  std::vector<std::string> cleaned;
+  for (const std::string& line : lines) cleaned.push_back(clean_prompt(line));
+  const std::string model = train_model(cleaned, vocab_size);
+  // What transformers' T5Tokenizer wants to know; extra_ids are T5's sentinels, of which this model has none.
+  const Json config{{"tokenizer_class", "T5Tokenizer"},
+                    {"model_max_length", max_length},
+                    {"pad_token", "<pad>"},
+                    {"eos_token", "</s>"},
+                    {"unk_token", "<unk>"},
+                    {"extra_ids", 0},
+                    {"legacy", false},
+                    {"clean_up_tokenization_spaces", false}};
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) fail_io("{}: cannot be made: {}", folder.string(), error.message());
+  write_file(folder / kModel, model);
+  write_file(folder / kConfig, config.dump(2) + "\n");
+}
+
+}  // namespace surgery
