@@ -1,0 +1,42 @@
+#pragma once
+#include <torch/torch.h>
+
+#include <array>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/shapes.h"
+
+namespace surgery {
+
+/// What plain image analysis reads from a clip; nothing where no answer is clear.
+struct ShapesReading {
+  std::optional<int> colour, outline, direction, background;
+  double overlap = 0;  ///< mean intersection over union with the best template
+};
+
+/// uint8 [T, H, W, 3], any device. Background: median of the border. Object: the largest connected area that
+/// differs from it. Colour: hue of the object's inside. Outline: overlap of the object's mask, fitted into
+/// its box, with four templates over several frames. Direction: motion of the centroid.
+ShapesReading read_shapes(const at::Tensor& frames);
+
+struct Interval {
+  double low = 0, high = 0;
+};
+/// Wilson's interval of a share, 95 %.
+Interval wilson_interval(int64_t successes, int64_t trials);
+
+/// Counts over clips: an attribute is right when it reads as asked.
+struct ShapesScore {
+  int64_t clips = 0, all_four = 0;
+  std::array<int64_t, 4> right{};  ///< background, colour, outline, direction
+
+  void add(const ShapeAttributes& asked, const ShapesReading& reading);
+  double attribute_share() const;  ///< of all 4 x clips attributes
+  double clip_share() const;       ///< of clips with all four
+  Interval clip_interval() const;
+  std::string summary() const;  ///< one line for a log
+};
+
+}  // namespace surgery

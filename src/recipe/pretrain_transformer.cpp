@@ -1,0 +1,263 @@
+#include "recipe/pretrain_transformer.h"
+
+#include <chrono>
+#include <cmath>
+
+#include "base/errors.h"
+#include "base/log.h"
+#include "data/pixels.h"
+#include "storage/tensor_store.h"
+
+namespace surgery {
+namespace {
+
+double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Everything that continues a training, by parameter name.
+struct TrainingState {
+  int64_t step = 0;
+  std::vector<std::string> names;
+  std::vector<at::Tensor> parameters, average, exp_avg, exp_avg_sq, steps;
+};
+
+void save_state(const std::filesystem::path& path, const TrainingState& state) {
+  TensorMap tensors;
+  for (size_t i = 0; i < state.names.size(); ++i) {
+    tensors["parameter." + state.names[i]] = state.parameters[i].detach();
+    tensors["average." + state.names[i]] = state.average[i];
+    tensors["exp_avg." + state.names[i]] = state.exp_avg[i];
+    tensors["exp_avg_sq." + state.names[i]] = state.exp_avg_sq[i];
+  }
+  save_tensors(path, tensors, {{"step", std::to_string(state.step)}});
+}
+
+// Continues from the file when there is one.
+TrainingState load_or_start(const std::filesystem::path& path, Transformer& model, at::Device device) {
+  const at::NoGradGuard no_grad;
+  TrainingState state;
+  const bool resume = std::filesystem::exists(path);
+  TensorMap stored;
+  if (resume) {
+    state.step = std::stoll(SafetensorsFile::open(path)->metadata().at("step"));
+    stored = TensorStore::open_file(path).all();
+  }
+  for (auto& [name, parameter] : model.parameters()) {
+    const auto from = [&](const char* kind) {
+      const auto found = stored.find(std::string(kind) + name);
+      VALIDATE(found != stored.end() && found->second.sizes() == parameter.sizes(),
+               "{}: holds another model ({} is missing or has another shape): remove it to start anew",
+               path.string(), name);
+      return found->second.to(device).clone();
+    };
+    if (resume) parameter.copy_(from("parameter."));
+    state.names.push_back(name);
+    state.parameters.push_back(parameter);
+    state.average.push_back(resume ? from("average.") : parameter.detach().clone());
+    state.exp_avg.push_back(resume ? from("exp_avg.") : at::zeros_like(parameter.detach()));
+    state.exp_avg_sq.push_back(resume ? from("exp_avg_sq.") : at::zeros_like(parameter.detach()));
+    state.steps.push_back(at::full({}, static_cast<double>(state.step), parameter.detach().options()));
+  }
+  return state;
+}
+
+double learning_rate(const PretrainTransformerOptions& o, int64_t step) {
+  const double total = static_cast<double>(o.image_steps + o.video_steps);
+  const double decay = o.decay_share * static_cast<double>(o.video_steps);
+  const double warm =
+      std::min(1.0, static_cast<double>(step + 1) / static_cast<double>(std::max<int64_t>(1, o.warmup)));
+  const double fall = decay > 0 ? std::min(1.0, (total - static_cast<double>(step)) / decay) : 1.0;
+  return o.learning_rate * warm * std::max(fall, 0.0);
+}
+
+struct Batch {
+  at::Tensor input, timestep, text, target;
+};
+
+class Trainer {
+ public:
+  Trainer(const at::Tensor& latents, const CaptionEmbedding& embed, const PretrainTransformerOptions& options,
+          at::Device device)
+      : latents_(latents), o_(options), device_(device), empty_(embed("")) {
+    for (const bool held_out : {false, true})
+      for (const ShapeAttributes& a : shapes_combinations(held_out)) {
+        const std::string caption = shapes_caption(a);
+        text_.emplace(caption, embed(caption));
+      }
+  }
+
+  // Sample, noise level, noise and dropout are functions of the step alone.
+  Batch make(int64_t step) const {
+    const bool image = step < o_.image_steps;
+    const int64_t size = image ? o_.image_batch : o_.video_batch;
+    const RandomKey key = RandomKey{o_.seed, 0}.with("pretrain").with(static_cast<uint64_t>(step));
+    RandomStream draws(key.with("draws"));
+    std::vector<at::Tensor> clean, texts;
+    at::Tensor sigma = at::empty({size, 1, 1, 1, 1});
+    for (int64_t i = 0; i < size; ++i) {
+      const int64_t clip = draws.below(latents_.size(0));
+      const at::Tensor latent = latents_[clip].to(at::kFloat);
+      clean.push_back(image ? latent.narrow(1, 0, 1) : latent);
+      const bool drop = draws.uniform() < o_.text_dropout;
+      texts.push_back(drop ? empty_ : text_.at(shapes_caption(shapes_attributes(ShapesSplit::train, clip))));
+      const double u = 1 / (1 + std::exp(-draws.normal()));
+      sigma[i] = o_.shift * u / (1 + (o_.shift - 1) * u);
+    }
+    const at::Tensor x0 = at::stack(clean);
+    const at::Tensor noise = random_normal(key.with("noise"), x0.sizes());
+    return {((1 - sigma) * x0 + sigma * noise).to(device_), (1000 * sigma.flatten()).to(device_),
+            at::cat(texts).to(device_), (noise - x0).to(device_)};
+  }
+
+ private:
+  const at::Tensor& latents_;
+  const PretrainTransformerOptions& o_;
+  at::Device device_;
+  at::Tensor empty_;
+  std::map<std::string, at::Tensor> text_;
+};
+
+}  // namespace
+
+at::Tensor cache_latents(const Vae& vae, const std::string& vae_hash,
+                         const PretrainTransformerOptions& options, const std::filesystem::path& work,
+                         at::Device device) {
+  const at::NoGradGuard no_grad;
+  const auto path = work / "latents.safetensors";
+  const std::string made_from = fmt::format("{} {} {} {} {} {}", vae_hash, options.clips, options.frames,
+                                            options.height, options.width, options.seed);
+  if (std::filesystem::exists(path)) {
+    const auto file = SafetensorsFile::open(path);
+    const auto found = file->metadata().find("made_from");
+    if (found != file->metadata().end() && found->second == made_from)
+      return TensorStore::open_file(path).get("latents").clone();
+  }
+  std::vector<at::Tensor> all;
+  const double start = seconds();
+  for (int64_t i = 0; i < options.clips; ++i) {
+    const ShapesClip clip =
+        shapes_clip(ShapesSplit::train, i, options.seed, options.frames, options.height, options.width);
+    const at::Tensor mean = vae.encode_whole(frames_to_video(clip.frames).to(device)).mean;
+    all.push_back(vae.normalize(mean)[0].to(at::kCPU).to(at::kBFloat16));
+    if ((i + 1) % 512 == 0)
+      log_info("pretrain: {} of {} clips encoded, {:.0f} s", i + 1, options.clips, seconds() - start);
+  }
+  at::Tensor latents = at::stack(all);
+  save_tensors(path, {{"latents", latents}}, {{"made_from", made_from}});
+  return latents;
+}
+
+Transformer pretrain_transformer(const Vae& vae, const at::Tensor& latents, const CaptionEmbedding& embed,
+                                 int64_t text_dim, const PretrainTransformerOptions& options,
+                                 const std::filesystem::path& work, at::Device device,
+                                 const std::function<bool()>& stop, bool& finished) {
+  TransformerConfig config;
+  config.num_layers = options.blocks;
+  config.num_attention_heads = options.heads;
+  config.attention_head_dim = options.head_dim;
+  config.ffn_dim = options.ffn_dim;
+  config.text_dim = text_dim;
+  Transformer model = Transformer::random(config, RandomKey{options.seed, 0}.with("transformer"));
+  model.to(device, at::kFloat);
+  model.set_requires_grad(true);
+  const auto path = work / "transformer.safetensors";
+  TrainingState state = load_or_start(path, model, device);
+  const Trainer trainer(latents, embed, options, device);
+  const int64_t total = options.image_steps + options.video_steps;
+  log_info("pretrain: transformer from step {} of {} ({} pictures, then {} clips)", state.step, total,
+           options.image_steps * options.image_batch, options.video_steps * options.video_batch);
+
+  const auto averaged = [&] {
+    Transformer copy = model.clone();
+    const at::NoGradGuard no_grad;
+    copy.set_requires_grad(false);
+    for (size_t i = 0; i < state.names.size(); ++i)
+      copy.parameters().at(state.names[i]).copy_(state.average[i]);
+    return copy;
+  };
+  double loss_sum = 0, since = seconds();
+  int64_t counted = 0;
+  finished = true;
+  while (state.step < total) {
+    const Batch batch = trainer.make(state.step);
+    const at::Tensor loss =
+        at::mse_loss(model.forward(batch.input, batch.timestep, batch.text), batch.target);
+    std::vector<at::Tensor> gradients = torch::autograd::grad({loss}, state.parameters);
+    loss_sum += loss.item<double>();
+    ++counted;
+    {
+      const at::NoGradGuard no_grad;
+      const double norm = at::stack(at::_foreach_norm(gradients)).norm().item<double>();
+      VALIDATE(std::isfinite(norm),
+               "pretrain: the gradient of step {} is not finite: lower the learning rate", state.step);
+      if (norm > options.gradient_clip) at::_foreach_mul_(gradients, options.gradient_clip / norm);
+      at::_foreach_add_(state.steps, 1);
+      std::vector<at::Tensor> detached;
+      for (const at::Tensor& p : state.parameters) detached.push_back(p.detach());
+      at::_fused_adamw_(detached, gradients, state.exp_avg, state.exp_avg_sq, {}, state.steps,
+                        learning_rate(options, state.step), 0.9, 0.99, options.weight_decay, 1e-8, false,
+                        false);
+      state.step += 1;
+      const double decay = std::min(
+          options.ema, (1.0 + static_cast<double>(state.step)) / (10.0 + static_cast<double>(state.step)));
+      at::_foreach_lerp_(state.average, detached, 1 - decay);
+    }
+    const bool stopping = stop();
+    if (state.step % options.save_every == 0 || stopping || state.step == total) {
+      save_state(path, state);
+      log_info("pretrain: step {} of {}, loss {:.4f}, {:.2f} steps/s", state.step, total,
+               loss_sum / static_cast<double>(counted), static_cast<double>(counted) / (seconds() - since));
+      loss_sum = 0;
+      counted = 0;
+      since = seconds();
+    }
+    if (stopping) {
+      finished = false;
+      break;
+    }
+    if (options.evaluate_every > 0 && (state.step % options.evaluate_every == 0 || state.step == total)) {
+      const int64_t frames = state.step <= options.image_steps ? 1 : options.frames;
+      log_info(
+          "pretrain: step {}: {}", state.step,
+          score_teacher(averaged(), vae, embed, options, frames, options.evaluate_clips, device).summary());
+      since = seconds();
+    }
+  }
+  return averaged();
+}
+
+ShapesScore score_teacher(const Transformer& model, const Vae& vae, const CaptionEmbedding& embed,
+                          const PretrainTransformerOptions& options, int64_t frames, int64_t clips,
+                          at::Device device) {
+  const at::NoGradGuard no_grad;
+  constexpr int64_t kBatch = 8;
+  ShapesScore score;
+  const at::Tensor empty = embed("").to(device);
+  for (int64_t begin = 0; begin < clips; begin += kBatch) {
+    const int64_t size = std::min(kBatch, clips - begin);
+    std::vector<at::Tensor> texts;
+    for (int64_t i = begin; i < begin + size; ++i)
+      texts.push_back(embed(shapes_caption(shapes_attributes(ShapesSplit::evaluation, i))).to(device));
+    const at::Tensor text = at::cat({at::cat(texts), empty.expand({size, -1, -1})});
+    at::Tensor x = random_normal(RandomKey{options.seed, 0}.with("score").with(static_cast<uint64_t>(begin)),
+                                 {size, 16, (frames - 1) / 4 + 1, options.height / 8, options.width / 8})
+                       .to(device);
+    const auto sigma = [&](int64_t i) {
+      const double u = 1 - static_cast<double>(i) / static_cast<double>(options.sampling_steps);
+      return options.shift * u / (1 + (options.shift - 1) * u);
+    };
+    for (int64_t i = 0; i < options.sampling_steps; ++i) {
+      const at::Tensor t = at::full({2 * size}, 1000 * sigma(i), x.options());
+      const at::Tensor v = model.forward(at::cat({x, x}), t, text);
+      const at::Tensor conditional = v.narrow(0, 0, size), unconditional = v.narrow(0, size, size);
+      x = x + (sigma(i + 1) - sigma(i)) * (unconditional + options.guidance * (conditional - unconditional));
+    }
+    for (int64_t i = 0; i < size; ++i)
+      score.add(shapes_attributes(ShapesSplit::evaluation, begin + i),
+                read_shapes(video_to_frames(vae.decode(vae.denormalize(x.narrow(0, i, 1))).to(at::kCPU))));
+  }
+  return score;
+}
+
+}  // namespace surgery

@@ -1,0 +1,53 @@
+#pragma once
+#include <filesystem>
+#include <functional>
+#include <string>
+
+#include "data/shapes_score.h"
+#include "wan/transformer.h"
+#include "wan/vae.h"
+
+namespace surgery {
+
+/// How the small teacher's transformer is trained. Images come first (the first latent frame of a clip is the
+/// latent of its first picture): what an object looks like is learnt there at a fifth of the cost, then clips
+/// teach motion.
+struct PretrainTransformerOptions {
+  int64_t blocks = 10, heads = 8, head_dim = 16, ffn_dim = 384;
+  int64_t frames = 17, height = 128, width = 160;
+  int64_t clips = 4096;  ///< in the latent cache
+  int64_t image_steps = 3000, image_batch = 32;
+  int64_t video_steps = 9000, video_batch = 8;
+  int64_t warmup = 200;
+  double learning_rate = 1e-3;
+  double decay_share = 0.25;  ///< last share of the video steps, over which the rate falls linearly to zero
+  double ema = 0.999, gradient_clip = 1, weight_decay = 0.01;
+  double shift = 3, text_dropout = 0.1;
+  double guidance = 3;          ///< of the evaluations
+  int64_t sampling_steps = 25;  ///< of the evaluations
+  int64_t save_every = 100, evaluate_every = 1000, evaluate_clips = 16;
+  uint64_t seed = 0;
+};
+
+/// Text rows [1, length, text_dim] of a caption, padded.
+using CaptionEmbedding = std::function<at::Tensor(const std::string&)>;
+
+/// Encodes `options.clips` training clips: normalised latents [clips, 16, T, H/8, W/8] bf16, kept in
+/// `work`/latents.safetensors and reused when it fits the VAE's hash.
+at::Tensor cache_latents(const Vae& vae, const std::string& vae_hash,
+                         const PretrainTransformerOptions& options, const std::filesystem::path& work,
+                         at::Device device);
+
+/// Trains (or continues, from `work`/transformer.safetensors) and returns the averaged weights. `stop`,
+/// polled between steps, saves and ends early; `finished` tells which. Progress and scores go to the log.
+Transformer pretrain_transformer(const Vae& vae, const at::Tensor& latents, const CaptionEmbedding& embed,
+                                 int64_t text_dim, const PretrainTransformerOptions& options,
+                                 const std::filesystem::path& work, at::Device device,
+                                 const std::function<bool()>& stop, bool& finished);
+
+/// Score of clips generated for unseen combinations (`frames` 1: pictures, whose direction cannot be read).
+ShapesScore score_teacher(const Transformer& model, const Vae& vae, const CaptionEmbedding& embed,
+                          const PretrainTransformerOptions& options, int64_t frames, int64_t clips,
+                          at::Device device);
+
+}  // namespace surgery
