@@ -6,6 +6,7 @@
 #include "base/errors.h"
 #include "base/log.h"
 #include "data/pixels.h"
+#include "recipe/trained_parameters.h"
 #include "storage/tensor_store.h"
 
 namespace surgery {
@@ -13,53 +14,6 @@ namespace {
 
 double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// Everything that continues a training, by parameter name.
-struct TrainingState {
-  int64_t step = 0;
-  std::vector<std::string> names;
-  std::vector<at::Tensor> parameters, average, exp_avg, exp_avg_sq, steps;
-};
-
-void save_state(const std::filesystem::path& path, const TrainingState& state) {
-  TensorMap tensors;
-  for (size_t i = 0; i < state.names.size(); ++i) {
-    tensors["parameter." + state.names[i]] = state.parameters[i].detach();
-    tensors["average." + state.names[i]] = state.average[i];
-    tensors["exp_avg." + state.names[i]] = state.exp_avg[i];
-    tensors["exp_avg_sq." + state.names[i]] = state.exp_avg_sq[i];
-  }
-  save_tensors(path, tensors, {{"step", std::to_string(state.step)}});
-}
-
-// Continues from the file when there is one.
-TrainingState load_or_start(const std::filesystem::path& path, Transformer& model, at::Device device) {
-  const at::NoGradGuard no_grad;
-  TrainingState state;
-  const bool resume = std::filesystem::exists(path);
-  TensorMap stored;
-  if (resume) {
-    state.step = std::stoll(SafetensorsFile::open(path)->metadata().at("step"));
-    stored = TensorStore::open_file(path).all();
-  }
-  for (auto& [name, parameter] : model.parameters()) {
-    const auto from = [&](const char* kind) {
-      const auto found = stored.find(std::string(kind) + name);
-      VALIDATE(found != stored.end() && found->second.sizes() == parameter.sizes(),
-               "{}: holds another model ({} is missing or has another shape): remove it to start anew",
-               path.string(), name);
-      return found->second.to(device).clone();
-    };
-    if (resume) parameter.copy_(from("parameter."));
-    state.names.push_back(name);
-    state.parameters.push_back(parameter);
-    state.average.push_back(resume ? from("average.") : parameter.detach().clone());
-    state.exp_avg.push_back(resume ? from("exp_avg.") : at::zeros_like(parameter.detach()));
-    state.exp_avg_sq.push_back(resume ? from("exp_avg_sq.") : at::zeros_like(parameter.detach()));
-    state.steps.push_back(at::full({}, static_cast<double>(state.step), parameter.detach().options()));
-  }
-  return state;
 }
 
 double learning_rate(const PretrainTransformerOptions& o, int64_t step) {
@@ -160,53 +114,34 @@ Transformer pretrain_transformer(const Vae& vae, const at::Tensor& latents, cons
   config.text_dim = text_dim;
   Transformer model = Transformer::random(config, RandomKey{options.seed, 0}.with("transformer"));
   model.to(device, at::kFloat);
-  model.set_requires_grad(true);
+  TrainedParameters trained(model.parameters(), {.beta2 = 0.99,
+                                                 .weight_decay = options.weight_decay,
+                                                 .gradient_clip = options.gradient_clip,
+                                                 .muon_prefix = options.muon ? "blocks." : "",
+                                                 .average_decay = options.ema});
   const auto path = work / "transformer.safetensors";
-  TrainingState state = load_or_start(path, model, device);
+  if (std::filesystem::exists(path)) trained.load(path);
   const Trainer trainer(latents, embed, options, device);
   const int64_t total = options.image_steps + options.video_steps;
-  log_info("pretrain: transformer from step {} of {} ({} pictures, then {} clips)", state.step, total,
-           options.image_steps * options.image_batch, options.video_steps * options.video_batch);
+  log_info("pretrain: transformer from step {} of {} ({} pictures, then {} clips)", trained.step_count(),
+           total, options.image_steps * options.image_batch, options.video_steps * options.video_batch);
 
-  const auto averaged = [&] {
-    Transformer copy = model.clone();
-    const at::NoGradGuard no_grad;
-    copy.set_requires_grad(false);
-    for (size_t i = 0; i < state.names.size(); ++i)
-      copy.parameters().at(state.names[i]).copy_(state.average[i]);
-    return copy;
-  };
+  const auto averaged = [&] { return Transformer(config, trained.averaged()); };
   double loss_sum = 0, since = seconds();
   int64_t counted = 0;
   finished = true;
-  while (state.step < total) {
-    const Batch batch = trainer.make(state.step);
+  while (trained.step_count() < total) {
+    const Batch batch = trainer.make(trained.step_count());
     const at::Tensor loss =
         at::mse_loss(model.forward(batch.input, batch.timestep, batch.text), batch.target);
-    std::vector<at::Tensor> gradients = torch::autograd::grad({loss}, state.parameters);
+    loss.backward();
     loss_sum += loss.item<double>();
     ++counted;
-    {
-      const at::NoGradGuard no_grad;
-      const double norm = at::stack(at::_foreach_norm(gradients)).norm().item<double>();
-      VALIDATE(std::isfinite(norm),
-               "pretrain: the gradient of step {} is not finite: lower the learning rate", state.step);
-      if (norm > options.gradient_clip) at::_foreach_mul_(gradients, options.gradient_clip / norm);
-      at::_foreach_add_(state.steps, 1);
-      std::vector<at::Tensor> detached;
-      for (const at::Tensor& p : state.parameters) detached.push_back(p.detach());
-      at::_fused_adamw_(detached, gradients, state.exp_avg, state.exp_avg_sq, {}, state.steps,
-                        learning_rate(options, state.step), 0.9, 0.99, options.weight_decay, 1e-8, false,
-                        false);
-      state.step += 1;
-      const double decay = std::min(
-          options.ema, (1.0 + static_cast<double>(state.step)) / (10.0 + static_cast<double>(state.step)));
-      at::_foreach_lerp_(state.average, detached, 1 - decay);
-    }
+    trained.step(learning_rate(options, trained.step_count()));
     const bool stopping = stop();
-    if (state.step % options.save_every == 0 || stopping || state.step == total) {
-      save_state(path, state);
-      log_info("pretrain: step {} of {}, loss {:.4f}, {:.2f} steps/s", state.step, total,
+    if (trained.step_count() % options.save_every == 0 || stopping || trained.step_count() == total) {
+      trained.save(path);
+      log_info("pretrain: step {} of {}, loss {:.4f}, {:.2f} steps/s", trained.step_count(), total,
                loss_sum / static_cast<double>(counted), static_cast<double>(counted) / (seconds() - since));
       loss_sum = 0;
       counted = 0;
@@ -216,10 +151,11 @@ Transformer pretrain_transformer(const Vae& vae, const at::Tensor& latents, cons
       finished = false;
       break;
     }
-    if (options.evaluate_every > 0 && (state.step % options.evaluate_every == 0 || state.step == total)) {
-      const int64_t frames = state.step <= options.image_steps ? 1 : options.frames;
+    if (options.evaluate_every > 0 &&
+        (trained.step_count() % options.evaluate_every == 0 || trained.step_count() == total)) {
+      const int64_t frames = trained.step_count() <= options.image_steps ? 1 : options.frames;
       log_info(
-          "pretrain: step {}: {}", state.step,
+          "pretrain: step {}: {}", trained.step_count(),
           score_teacher(averaged(), vae, embed, options, frames, options.evaluate_clips, device).summary());
       since = seconds();
     }

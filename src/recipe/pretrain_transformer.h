@@ -21,6 +21,7 @@ struct PretrainTransformerOptions {
   int64_t warmup = 200;
   double learning_rate = 1e-3;
   double decay_share = 0.25;  ///< last share of the video steps, over which the rate falls linearly to zero
+  bool muon = true;           ///< for the blocks' matrices; AdamW for the rest
   double ema = 0.999, gradient_clip = 1, weight_decay = 0.01;
   double shift = 3, text_dropout = 0.1;
   double guidance = 3;          ///< of the evaluations
