@@ -1,0 +1,13 @@
+#pragma once
+#include <torch/torch.h>
+
+#include "attention/cost_model.h"
+#include "attention/hybrid.h"
+
+namespace surgery {
+
+/// Median milliseconds of one attention core (phi included) at the geometry, batch 1, on random inputs.
+double time_attention(const CostGeometry& geometry, const FeatureMapConfig& phi, Rate rate,
+                      Stabilizer stabilizer, at::Device device);
+
+}  // namespace surgery

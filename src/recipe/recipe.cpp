@@ -1,0 +1,194 @@
+#include "recipe/recipe.h"
+
+#include <chrono>
+#include <fstream>
+
+#include "base/errors.h"
+#include "base/log.h"
+#include "base/signals.h"
+#include "data/shapes.h"
+#include "recipe/artifact.h"
+#include "storage/atomic_file.h"
+
+namespace surgery {
+namespace {
+
+at::Device choose_device(const std::string& name, const Session& session) {
+  if (name == "cpu") return at::kCPU;
+  const bool has_cuda = torch::cuda::is_available();
+  if (name == "cuda" && !has_cuda)
+    fail_usage(
+        "model.device: cuda asked for, but LibTorch finds no CUDA device: use cpu, or a build with CUDA on a "
+        "GPU");
+  if (name != "cuda" && name != "auto") fail_usage("model.device: '{}' is none of auto, cpu, cuda", name);
+  if (!has_cuda) return at::kCPU;
+  const auto devices = static_cast<int>(torch::cuda::device_count());
+  if (devices > 1 && session.local_rank() >= devices)
+    fail_usage("local rank {} has no GPU of its own ({} visible): start at most one rank per GPU",
+               session.local_rank(), devices);
+  return {at::kCUDA, static_cast<c10::DeviceIndex>(devices == 1 ? 0 : session.local_rank())};
+}
+
+double now_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+Recipe::Recipe(Session& session_, Config config_, std::string config_text)
+    : session(session_),
+      config(std::move(config_)),
+      run(config.run.directory),
+      device(choose_device(config.model.device, session)),
+      text_config_(std::move(config_text)) {
+  if (session.rank() == 0) {
+    std::error_code error;
+    std::filesystem::create_directories(run.root(), error);
+    if (error) fail_io("{}: cannot make the run directory ({})", run.root().string(), error.message());
+    for (const auto& folder : {run.root(), run.cache(), run.distill(), run.finetune()})
+      if (std::filesystem::is_directory(folder)) remove_stale_temporaries(folder);
+    write_file(run.config(), text_config_);
+  }
+  session.world().barrier();
+}
+
+const TransformerConfig& Recipe::teacher_config() {
+  if (!teacher_config_) {
+    const auto path = std::filesystem::path(config.model.path) / "transformer" / "config.json";
+    teacher_config_ = TransformerConfig::from_json(read_file(path), path.string());
+  }
+  return *teacher_config_;
+}
+
+const Transformer& Recipe::teacher() {
+  if (!teacher_) {
+    teacher_ = Transformer::load(std::filesystem::path(config.model.path) / "transformer");
+    // Weights may be shipped in bf16; on the CPU everything is computed in fp32.
+    teacher_->to(device, device.is_cpu() ? at::kFloat : teacher_->parameters().begin()->second.scalar_type());
+    teacher_->set_requires_grad(false);
+  }
+  return *teacher_;
+}
+
+const Vae& Recipe::vae() {
+  if (!vae_) {
+    vae_ = Vae::load(std::filesystem::path(config.model.path) / "vae");
+    vae_->to(device, at::kFloat);
+  }
+  return *vae_;
+}
+
+const Tokenizer& Recipe::tokenizer() {
+  if (!tokenizer_) tokenizer_.emplace(Tokenizer::load(std::filesystem::path(config.model.path) / "tokenizer"));
+  return *tokenizer_;
+}
+
+const TextEncoder& Recipe::text_encoder() {
+  if (!text_encoder_) {
+    text_encoder_ = TextEncoder::load(std::filesystem::path(config.model.path) / "text_encoder");
+    text_encoder_->to(
+        device, device.is_cpu() ? at::kFloat : text_encoder_->parameters().begin()->second.scalar_type());
+  }
+  return *text_encoder_;
+}
+
+int64_t Recipe::text_length() {
+  return tokenizer().max_length();
+}
+
+std::string Recipe::hash_component(const std::vector<std::string>& folders) {
+  std::string hash;
+  if (session.rank() == 0) {
+    std::vector<std::string> parts;
+    for (const std::string& name : folders) {
+      const auto folder = std::filesystem::path(config.model.path) / name;
+      if (!std::filesystem::is_directory(folder))
+        fail_io(
+            "{}: no such folder (the teacher is read from model.path in the diffusers layout): check "
+            "model.path",
+            folder.string());
+      std::vector<std::filesystem::path> files;
+      for (const auto& entry : std::filesystem::directory_iterator(folder))
+        if (entry.is_regular_file()) files.push_back(entry.path());
+      std::sort(files.begin(), files.end());
+      for (const auto& file : files) {
+        parts.push_back(file.filename().string());
+        parts.push_back(hash_file(file));
+      }
+    }
+    hash = make_fingerprint(parts);
+  }
+  return session.world().broadcast_text(hash, 0);
+}
+
+const std::string& Recipe::transformer_hash() {
+  if (transformer_hash_.empty()) transformer_hash_ = hash_component({"transformer"});
+  return transformer_hash_;
+}
+const std::string& Recipe::vae_hash() {
+  if (vae_hash_.empty()) vae_hash_ = hash_component({"vae"});
+  return vae_hash_;
+}
+const std::string& Recipe::text_hash() {
+  if (text_hash_.empty()) text_hash_ = hash_component({"text_encoder", "tokenizer"});
+  return text_hash_;
+}
+
+at::Tensor Recipe::embed(const std::string& prompt) {
+  auto found = embeddings_.find(prompt);
+  if (found == embeddings_.end())
+    found = embeddings_.emplace(prompt, embed_prompt(tokenizer(), text_encoder(), prompt)).first;
+  return found->second;
+}
+
+std::vector<int64_t> Recipe::latent_shape(int64_t frames, int64_t height, int64_t width) const {
+  if (frames < 1 || (frames - 1) % 4 != 0)
+    fail_usage("{} frames: the VAE needs 4k+1 (1, 5, 9, 13, 17, ...)", frames);
+  if (height < 16 || width < 16 || height % 16 != 0 || width % 16 != 0)
+    fail_usage("size {}x{}: height and width must be multiples of 16 (VAE 8, patch 2)", height, width);
+  return {1, 16, (frames - 1) / 4 + 1, height / 8, width / 8};
+}
+
+bool Recipe::stop_requested() const {
+  return surgery::stop_requested();
+}
+
+void Recipe::metric(const std::string& json_line) const {
+  if (session.rank() != 0) return;
+  std::ofstream file(run.metrics(), std::ios::app);
+  file << json_line << '\n';
+}
+
+void Recipe::make_folder(const std::filesystem::path& folder) const {
+  if (session.rank() == 0) {
+    std::error_code error;
+    std::filesystem::create_directories(folder, error);
+    if (error) fail_io("{}: cannot make the folder ({})", folder.string(), error.message());
+  }
+  session.world().barrier();
+}
+
+StageTimer::StageTimer(const Recipe& recipe, std::string stage)
+    : recipe_(recipe), stage_(std::move(stage)), start_(now_seconds()) {}
+
+void StageTimer::done(int64_t made, int64_t reused) {
+  if (recipe_.session.rank() != 0) return;
+  const double seconds = now_seconds() - start_;
+  if (made == 0)
+    log_info("{}: nothing to make, {} reused", stage_, reused);
+  else
+    log_info("{}: {} made, {} reused, {:.1f} s", stage_, made, reused, seconds);
+  if (made == 0) return;
+  nlohmann::ordered_json line;
+  line["stage"] = stage_;
+  line["ranks"] = recipe_.session.size();
+  line["device"] = recipe_.device.str();
+  line["seconds"] = seconds;
+  line["device_seconds"] = seconds * recipe_.session.size();
+  line["made"] = made;
+  line["reused"] = reused;
+  std::ofstream file(recipe_.run.ledger(), std::ios::app);
+  file << line.dump() << '\n';
+}
+
+}  // namespace surgery

@@ -1,0 +1,99 @@
+#pragma once
+#include <torch/torch.h>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "data/prompts.h"
+#include "parallel/session.h"
+#include "recipe/config.h"
+#include "recipe/run_directory.h"
+#include "wan/text_encoder.h"
+#include "wan/transformer.h"
+#include "wan/vae.h"
+
+namespace surgery {
+
+/// What every stage works with: the ranks, the configuration, the run directory, and the teacher's parts,
+/// loaded when first asked for. Stages are free functions `bool make_X(Recipe&)`: collective, they make what
+/// is missing and return false when they stopped early on request (exit code 75).
+class Recipe {
+ public:
+  Recipe(Session& session, Config config, std::string config_text);
+
+  Session& session;
+  const Config config;
+  const RunDirectory run;
+  const at::Device device;
+
+  const Transformer& teacher();
+  const TransformerConfig& teacher_config();
+  const Vae& vae();
+  const Tokenizer& tokenizer();
+  const TextEncoder& text_encoder();
+  int64_t text_length();  ///< rows of padded text the transformer sees (model_max_length)
+
+  /// Content hashes of the teacher's transformer; of its VAE; of its text encoder and tokenizer. Read once,
+  /// on rank 0.
+  const std::string& transformer_hash();
+  const std::string& vae_hash();
+  const std::string& text_hash();
+
+  at::Tensor embed(const std::string& prompt);  ///< rows [n, text_dim], fp32, on the CPU; kept per prompt
+  /// Latent shape [1, 16, T, H/8, W/8] of a clip; Error{usage} when the size does not fit VAE and patches.
+  std::vector<int64_t> latent_shape(int64_t frames, int64_t height, int64_t width) const;
+
+  bool stop_requested() const;
+  RandomKey key(std::string_view purpose) const { return RandomKey{config.run.seed, 0}.with(purpose); }
+
+  /// One line of metrics.jsonl / ledger.jsonl (rank 0 writes; others are ignored).
+  void metric(const std::string& json_line) const;
+  /// Makes a folder of the run on rank 0 and waits for it.
+  void make_folder(const std::filesystem::path& folder) const;
+
+ private:
+  std::string text_config_;
+  std::optional<Transformer> teacher_;
+  std::optional<TransformerConfig> teacher_config_;
+  std::optional<Vae> vae_;
+  std::optional<Tokenizer> tokenizer_;
+  std::optional<TextEncoder> text_encoder_;
+  std::string transformer_hash_, vae_hash_, text_hash_;
+  std::map<std::string, at::Tensor> embeddings_;
+  std::string hash_component(const std::vector<std::string>& folders);
+};
+
+/// Times a stage and appends {stage, ranks, seconds, device_seconds, made, reused} to the ledger when it
+/// ends.
+class StageTimer {
+ public:
+  StageTimer(const Recipe& recipe, std::string stage);
+  void done(int64_t made, int64_t reused);
+
+ private:
+  const Recipe& recipe_;
+  std::string stage_;
+  double start_;
+};
+
+/// Prompts by specification: a prompt-list file, or "shapes:SPLIT" (train, distill, evaluation).
+std::vector<Prompt> recipe_prompts(const std::string& specification, int64_t count,
+                                   const std::string& option);
+
+// ---- the stages, in the order of the data's way
+bool make_trajectories(Recipe& recipe);
+bool make_distillation(Recipe& recipe);
+bool make_tables(Recipe& recipe);
+bool make_selection(Recipe& recipe);
+bool make_latents(Recipe& recipe);  ///< encode: the finetuning set's latent shards
+bool make_finetuning(Recipe& recipe);
+bool make_model(Recipe& recipe);
+bool make_samples(Recipe& recipe);
+bool make_evaluation(Recipe& recipe);
+bool make_report(Recipe& recipe);
+/// All of them.
+bool make_everything(Recipe& recipe);
+
+}  // namespace surgery

@@ -1,0 +1,36 @@
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+namespace surgery {
+
+/// Where everything of one run lies (design: files). Paths only; nothing is made by asking.
+class RunDirectory {
+ public:
+  explicit RunDirectory(std::filesystem::path root) : root_(std::move(root)) {}
+  const std::filesystem::path& root() const { return root_; }
+
+  std::filesystem::path config() const { return root_ / "config.cfg"; }
+  std::filesystem::path cache() const { return root_ / "cache"; }
+  std::filesystem::path trajectory(int64_t prompt) const;  ///< cache/trajectory-000042.h5
+  std::filesystem::path distill() const { return root_ / "distill"; }
+  std::filesystem::path block(int64_t block) const;  ///< distill/block-07.h5
+  std::filesystem::path tables_csv() const { return root_ / "tables.csv"; }
+  std::filesystem::path tables_h5() const { return root_ / "tables.h5"; }
+  std::filesystem::path selection() const { return root_ / "selection.json"; }
+  std::filesystem::path data() const { return root_ / "data"; }
+  std::filesystem::path finetune() const { return root_ / "finetune"; }
+  std::filesystem::path model() const { return root_ / "model"; }
+  std::filesystem::path videos() const { return root_ / "videos"; }
+  std::filesystem::path samples(const std::string& variant) const { return root_ / "samples" / variant; }
+  std::filesystem::path evaluation() const { return root_ / "evaluation.json"; }
+  std::filesystem::path metrics() const { return root_ / "metrics.jsonl"; }
+  std::filesystem::path ledger() const { return root_ / "ledger.jsonl"; }
+  std::filesystem::path report() const { return root_ / "report.html"; }
+
+ private:
+  std::filesystem::path root_;
+};
+
+}  // namespace surgery

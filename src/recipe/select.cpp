@@ -1,0 +1,106 @@
+// Stages 3 and 4: error and cost tables, gathered on rank 0 from the blocks' files, and the choice of rates.
+#include "attention/cost_model.h"
+#include "base/errors.h"
+#include "base/log.h"
+#include "recipe/artifact.h"
+#include "recipe/attention_timing.h"
+#include "recipe/distill_set.h"
+#include "recipe/selection.h"
+#include "storage/atomic_file.h"
+
+namespace surgery {
+namespace {
+
+double mean(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double v : values) sum += v;
+  return values.empty() ? 0 : sum / static_cast<double>(values.size());
+}
+
+Tables build_tables(Recipe& recipe, const DistillPlan& plan) {
+  const TransformerConfig& teacher = recipe.teacher_config();
+  const CostSection& cost = recipe.config.cost;
+  CostGeometry geometry;
+  geometry.tokens = video_tokens(cost.frames, cost.height, cost.width);
+  geometry.dim = teacher.dim();
+  geometry.heads = teacher.num_attention_heads;
+  geometry.head_dim = teacher.attention_head_dim;
+  geometry.ffn_dim = teacher.ffn_dim;
+  geometry.blocks = teacher.num_layers;
+  std::vector<Rate> rates = plan.rates;
+  rates.insert(rates.begin(), Rate::full());
+  std::vector<std::optional<double>> milliseconds(rates.size());
+  if (cost.measure == "milliseconds")
+    for (size_t r = 0; r < rates.size(); ++r)
+      milliseconds[r] = time_attention(geometry, plan.feature_map, rates[r], plan.stabilizer, recipe.device);
+  Tables tables;
+  for (int64_t b = 0; b < teacher.num_layers; ++b) {
+    const BlockState block = read_block(recipe.run.block(b));
+    VALIDATE(block.done, "{}: block {} is not fully distilled: run 'distill' first",
+             recipe.run.block(b).string(), b);
+    for (size_t r = 0; r < rates.size(); ++r) {
+      TableRow row;
+      row.block = b;
+      row.rate = rates[r];
+      if (r > 0) row.error = mean(block.rates[r - 1].held_out);
+      row.flops = attention_core_flops(geometry, plan.feature_map, rates[r]);
+      row.milliseconds = milliseconds[r];
+      tables.rows.push_back(row);
+    }
+  }
+  return tables;
+}
+
+}  // namespace
+
+bool make_tables(Recipe& recipe) {
+  StageTimer timer(recipe, "tables");
+  const DistillPlan plan = recipe_distill_plan(recipe);
+  const CostSection& cost = recipe.config.cost;
+  const std::string fingerprint =
+      make_fingerprint({"tables-1", distill_fingerprint(recipe),
+                        fmt::format("{} {} {} {}", cost.frames, cost.height, cost.width, cost.measure)});
+  int64_t made = 0;
+  if (recipe.session.rank() == 0) {
+    // Cheap and derived: made again whenever its inputs changed.
+    std::string found;
+    if (std::filesystem::exists(recipe.run.tables_h5()) && std::filesystem::exists(recipe.run.tables_csv()))
+      try {
+        found = tables_fingerprint(recipe.run.tables_h5());
+      } catch (const Error& error) {
+        set_aside(recipe.run.tables_h5(), error.what());
+      }
+    if (found != fingerprint) {
+      const Tables tables = build_tables(recipe, plan);
+      write_file(recipe.run.tables_csv(), tables_csv(tables));
+      write_tables_h5(recipe.run.tables_h5(), tables, fingerprint);
+      made = 1;
+    }
+  }
+  recipe.session.world().barrier();
+  timer.done(made, 1 - made);
+  return true;
+}
+
+bool make_selection(Recipe& recipe) {
+  StageTimer timer(recipe, "select");
+  int64_t made = 0;
+  if (recipe.session.rank() == 0) {
+    const Selection selection = select_rates(read_tables(recipe.run.tables_h5()), recipe.config.select);
+    const std::string json = selection_json(selection);
+    if (!std::filesystem::exists(recipe.run.selection()) || read_file(recipe.run.selection()) != json) {
+      write_file(recipe.run.selection(), json);
+      made = 1;
+    }
+    std::string rates;
+    for (const Rate rate : selection.rates) rates += (rates.empty() ? "" : " ") + rate.name();
+    log_info("selected rates ({}, {} of all-softmax attention{}): {}", selection.mode,
+             fmt::format("{:.1f} %", 100 * selection.cost / selection.softmax_cost),
+             selection.optimal ? ", proven optimal" : "", rates);
+  }
+  recipe.session.world().barrier();
+  timer.done(made, 1 - made);
+  return true;
+}
+
+}  // namespace surgery
