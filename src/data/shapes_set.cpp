@@ -1,0 +1,35 @@
+#include "data/shapes_set.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "data/video.h"
+#include "storage/atomic_file.h"
+
+namespace surgery {
+
+std::filesystem::path write_shapes_set(const std::filesystem::path& folder, ShapesSplit split, int64_t count,
+                                       uint64_t seed, int64_t frames, int64_t height, int64_t width,
+                                       double fps, const std::function<bool(int64_t)>& mine, bool annotate) {
+  nlohmann::ordered_json annotation = nlohmann::ordered_json::array();
+  for (int64_t i = 0; i < count; ++i) {
+    const std::string name =
+        fmt::format("{}-{:06d}.mp4", to_string(split).substr(to_string(split).find(':') + 1), i);
+    if (mine(i) && !std::filesystem::exists(folder / name))
+      write_mp4(folder / name, shapes_clip(split, i, seed, frames, height, width).frames, fps);
+    annotation.push_back({{"path", name},
+                          {"cap", {shapes_caption(shapes_attributes(split, i))}},
+                          {"resolution", {{"height", height}, {"width", width}}},
+                          {"fps", fps},
+                          {"num_frames", frames},
+                          {"duration", static_cast<double>(frames) / fps}});
+  }
+  if (annotate) {
+    write_file(folder / "shapes.json", annotation.dump(1) + "\n");
+    write_file(folder / "data.txt", ",shapes.json\n");
+  }
+  return folder / "data.txt";
+}
+
+}  // namespace surgery

@@ -1,0 +1,143 @@
+// The finetuning set: video files and captions, through VAE and text encoder, to latent shards.
+#include "data/encode.h"
+
+#include "base/errors.h"
+#include "base/log.h"
+#include "data/shapes_set.h"
+#include "parallel/coordinator.h"
+#include "recipe/latent_set.h"
+#include "recipe/recipe.h"
+
+namespace surgery {
+namespace {
+
+LatentSpace latent_space(Recipe& recipe) {
+  LatentSpace space;
+  space.vae_hash = recipe.vae_hash();
+  space.text_hash = recipe.text_hash();
+  space.latents_mean = recipe.vae().config().latents_mean;
+  space.latents_std = recipe.vae().config().latents_std;
+  space.text_length = recipe.text_length();
+  space.text_dim = recipe.teacher_config().text_dim;
+  return space;
+}
+
+// The annotation listing; the shapes set is written out as mp4 first and then read like any other.
+std::filesystem::path listing(Recipe& recipe) {
+  const DataSection& d = recipe.config.data;
+  if (!d.videos.starts_with("shapes:")) return d.videos;
+  const auto split = parse_shapes_split(d.videos);
+  if (!split)
+    fail_usage("data.videos: '{}' is none of shapes:train, shapes:distill, shapes:evaluation", d.videos);
+  const auto folder = recipe.run.data() / "clips";
+  recipe.make_folder(folder);
+  const auto path = write_shapes_set(
+      folder, *split, d.count, recipe.config.run.seed + 1, d.frames, d.height, d.width, d.fps,
+      [&](int64_t i) { return i % recipe.session.size() == recipe.session.rank(); },
+      recipe.session.rank() == 0);
+  recipe.session.world().barrier();
+  return path;
+}
+
+std::filesystem::path shard_folder(const Recipe& recipe) {
+  return recipe.config.data.shards.empty() ? recipe.run.data() / "latents"
+                                           : std::filesystem::path(recipe.config.data.shards);
+}
+
+}  // namespace
+
+bool make_latents(Recipe& recipe) {
+  const DataSection& d = recipe.config.data;
+  if (!d.shards.empty()) return true;  // given, not made
+  StageTimer timer(recipe, "encode");
+  recipe.latent_shape(d.frames, d.height, d.width);
+  const Manifest manifest = read_manifest(listing(recipe));
+  for (const RejectedRecord& bad : manifest.rejected)
+    log_info("encode: left out {}: {}", bad.where, bad.reason);
+  ClipSpec spec;
+  spec.frames = d.frames;
+  spec.fps = d.fps;
+  spec.height = d.height;
+  spec.width = d.width;
+  spec.small_source = SmallSource::upscale;
+  std::vector<EncodeClip> clips = encode_clips(manifest, spec, recipe.key("captions"));
+  if (d.count > 0 && static_cast<int64_t>(clips.size()) > d.count) clips.resize(static_cast<size_t>(d.count));
+  EncodeOptions options;
+  options.folder = shard_folder(recipe);
+  options.source = d.videos;
+  recipe.make_folder(options.folder);
+  const std::vector<ShardPlan> plans = plan_shards(clips, latent_space(recipe), options);
+  at::Tensor state = at::zeros({static_cast<int64_t>(plans.size())}, at::kLong);
+  if (recipe.session.rank() == 0)
+    for (size_t i = 0; i < plans.size(); ++i)
+      state[static_cast<int64_t>(i)] = shard_complete(plans[i]) ? 0 : 1;
+  recipe.session.world().broadcast(state, 0);
+  std::vector<size_t> missing;
+  std::vector<WorkUnit> units;
+  for (size_t i = 0; i < plans.size(); ++i) {
+    if (state[static_cast<int64_t>(i)].item<int64_t>() == 0) continue;
+    missing.push_back(i);
+    units.push_back({plans[i].path.filename().string(), static_cast<double>(plans[i].clips.size())});
+  }
+  const bool complete = run_units(
+      recipe.session, units,
+      [&](size_t u) {
+        const EncodeResult result = encode_shard(
+            plans[missing[u]], recipe.vae(), [&](const std::string& prompt) { return recipe.embed(prompt); },
+            [&] { return recipe.stop_requested(); });
+        for (const RejectedRecord& bad : result.rejected)
+          log_warning("encode: left out {}: {}", bad.where, bad.reason);
+      },
+      [&] { return recipe.stop_requested(); });
+  timer.done(static_cast<int64_t>(missing.size()), static_cast<int64_t>(plans.size() - missing.size()));
+  return complete;
+}
+
+struct LatentSet::State {
+  std::vector<LatentShard> shards;
+  std::vector<int64_t> begins;  // first index of every shard
+  int64_t size = 0;
+  std::string fingerprint;
+};
+
+LatentSet LatentSet::open(Recipe& recipe) {
+  LatentSet set;
+  set.state_ = std::make_shared<State>();
+  const LatentSpace space = latent_space(recipe);
+  const DataSection& d = recipe.config.data;
+  const auto shape = recipe.latent_shape(d.frames, d.height, d.width);
+  std::string fingerprints;
+  for (const auto& path : list_shards(shard_folder(recipe))) {
+    LatentShard shard(path);
+    if (shard.size() == 0) continue;
+    shard.check_space(space);
+    VALIDATE(shard.latent_shape() == std::vector<int64_t>(shape.begin() + 1, shape.end()),
+             "{}: its clips are not {} frames of {}x{} (data.frames, data.height, data.width): encode with "
+             "these settings",
+             path.string(), d.frames, d.height, d.width);
+    fingerprints += shard.header().fingerprint + " ";
+    set.state_->begins.push_back(set.state_->size);
+    set.state_->size += shard.size();
+    set.state_->shards.push_back(std::move(shard));
+  }
+  VALIDATE(set.state_->size > 0,
+           "{}: no usable clip (finetuning has nothing to learn from): see the rejects files",
+           shard_folder(recipe).string());
+  set.state_->fingerprint = fingerprints;
+  return set;
+}
+
+int64_t LatentSet::size() const {
+  return state_->size;
+}
+const std::string& LatentSet::fingerprint() const {
+  return state_->fingerprint;
+}
+
+LatentSample LatentSet::sample(int64_t index) const {
+  const auto& begins = state_->begins;
+  const auto shard = std::upper_bound(begins.begin(), begins.end(), index) - begins.begin() - 1;
+  return state_->shards[static_cast<size_t>(shard)].sample(index - begins[static_cast<size_t>(shard)]);
+}
+
+}  // namespace surgery

@@ -1,0 +1,271 @@
+// Stage 6: data-parallel finetuning by flow matching (paper, section 3; design: definitions, Finetuning).
+#include <chrono>
+#include <cmath>
+#include <numeric>
+
+#include "base/errors.h"
+#include "base/log.h"
+#include "base/progress.h"
+#include "parallel/gradient_buckets.h"
+#include "parallel/stop.h"
+#include "recipe/artifact.h"
+#include "recipe/finetune_state.h"
+#include "recipe/latent_set.h"
+#include "recipe/student.h"
+
+namespace surgery {
+namespace {
+
+double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Which sample stands at a position of the endless, epoch-wise shuffled order: a function of seed and
+// position alone.
+class SampleOrder {
+ public:
+  SampleOrder(RandomKey key, int64_t samples) : key_(key), samples_(samples) {}
+  int64_t at(int64_t position) {
+    const int64_t epoch = position / samples_;
+    if (epoch != epoch_) {
+      order_.resize(static_cast<size_t>(samples_));
+      std::iota(order_.begin(), order_.end(), 0);
+      RandomStream random(key_.with(static_cast<uint64_t>(epoch)));
+      for (int64_t i = samples_ - 1; i > 0; --i)
+        std::swap(order_[static_cast<size_t>(i)], order_[static_cast<size_t>(random.below(i + 1))]);
+      epoch_ = epoch;
+    }
+    return order_[static_cast<size_t>(position % samples_)];
+  }
+
+ private:
+  RandomKey key_;
+  int64_t samples_, epoch_ = -1;
+  std::vector<int64_t> order_;
+};
+
+struct Batch {
+  at::Tensor input, timestep, text, target;
+};
+
+class Trainer {
+ public:
+  Trainer(Recipe& recipe, Transformer student, FinetuneState state, const LatentSet& data)
+      : recipe_(recipe),
+        f_(recipe.config.finetune),
+        student_(std::move(student)),
+        state_(std::move(state)),
+        data_(data),
+        order_(recipe.key("finetune-order"), data.size()),
+        negative_(recipe.embed("")) {
+    student_.max_gradient = f_.max_gradient == "constant" ? MaxGradient::constant : MaxGradient::through;
+    student_.to(recipe.device, f_.precision == "bf16" ? at::kBFloat16 : at::kFloat);
+    student_.set_requires_grad(true);
+    for (const std::string& name : state_.names) parameters_.push_back(student_.parameters().at(name));
+    for (size_t i = 0; i < state_.names.size(); ++i)
+      for (auto* list : {&state_.masters, &state_.exp_avg, &state_.exp_avg_sq, &state_.steps})
+        (*list)[i] = (*list)[i].to(recipe.device);
+    publish();
+    communicator_ = recipe.session.duplicate();
+    const auto groups = student_.parameter_groups();
+    buckets_ = std::make_unique<GradientBuckets>(*communicator_, groups);
+    // The buckets keep the order of the groups, the optimizer that of the names.
+    std::map<const void*, size_t> place;
+    for (const auto& group : groups)
+      for (const at::Tensor& parameter : group) place.emplace(parameter.unsafeGetTensorImpl(), place.size());
+    for (const at::Tensor& parameter : parameters_)
+      gradient_index_.push_back(place.at(parameter.unsafeGetTensorImpl()));
+  }
+
+  // One update over the global batch; returns its mean loss.
+  double step() {
+    const int world = recipe_.session.size(), rank = recipe_.session.rank();
+    std::vector<int64_t> mine;
+    for (int64_t i = rank; i < f_.global_batch; i += world)
+      mine.push_back(state_.iteration * f_.global_batch + i);
+    buckets_->zero();
+    double loss_sum = 0;
+    for (size_t at = 0; at < mine.size(); at += static_cast<size_t>(f_.micro_batch)) {
+      const size_t end = std::min(mine.size(), at + static_cast<size_t>(f_.micro_batch));
+      const Batch batch = make_batch(
+          {mine.begin() + static_cast<std::ptrdiff_t>(at), mine.begin() + static_cast<std::ptrdiff_t>(end)});
+      buckets_->expect_last_micro_step(end == mine.size());
+      const at::Tensor velocity = student_.forward(batch.input, batch.timestep, batch.text);
+      at::Tensor loss = at::mse_loss(velocity.to(at::kFloat), batch.target);
+      const double flow = loss.item<double>();
+      if (f_.teacher_weight > 0) {
+        at::Tensor wanted;
+        {
+          const at::NoGradGuard no_grad;
+          wanted = recipe_.teacher().forward(batch.input, batch.timestep, batch.text).to(at::kFloat);
+        }
+        loss = loss + f_.teacher_weight * at::mse_loss(velocity.to(at::kFloat), wanted);
+      }
+      const double count = static_cast<double>(end - at);
+      loss_sum += flow * count;
+      // The buckets average over ranks: the sum over the global batch is divided by its size.
+      (loss * (count * world / static_cast<double>(f_.global_batch))).backward();
+    }
+    buckets_->finish();
+    update();
+    return recipe_.session.world().all_reduce_value(loss_sum, Reduction::sum) /
+           static_cast<double>(f_.global_batch);
+  }
+
+  const FinetuneState& state() const { return state_; }
+  double last_norm() const { return norm_; }
+  const GradientBuckets& buckets() const { return *buckets_; }
+
+ private:
+  Batch make_batch(const std::vector<int64_t>& positions) {
+    std::vector<at::Tensor> inputs, targets, texts;
+    std::vector<double> timesteps;
+    for (const int64_t position : positions) {
+      const LatentSample sample = data_.sample(order_.at(position));
+      const RandomKey key = recipe_.key("finetune").with(static_cast<uint64_t>(position));
+      RandomStream draws(key.with("draws"));
+      const double u = draws.uniform();
+      const double sigma = f_.shift * u / (1 + (f_.shift - 1) * u);
+      const bool drop = draws.uniform() < f_.text_dropout;
+      const at::Tensor noise = random_normal(key.with("noise"), sample.latents.sizes());
+      inputs.push_back((1 - sigma) * sample.latents + sigma * noise);
+      targets.push_back(noise - sample.latents);
+      texts.push_back(pad_text(drop ? negative_ : sample.text, recipe_.text_length()));
+      timesteps.push_back(1000 * sigma);
+    }
+    const at::ScalarType type = parameters_.front().scalar_type();
+    return {at::stack(inputs).to(recipe_.device), at::tensor(timesteps, at::kFloat).to(recipe_.device),
+            at::cat(texts).to(recipe_.device, type), at::stack(targets).to(recipe_.device)};
+  }
+
+  void update() {
+    const at::NoGradGuard no_grad;
+    std::vector<at::Tensor> gradients;
+    for (const size_t i : gradient_index_) gradients.push_back(buckets_->gradients()[i]);
+    double squares = 0;
+    for (const at::Tensor& n : at::_foreach_norm(gradients)) squares += std::pow(n.item<double>(), 2);
+    norm_ = std::sqrt(squares);
+    if (!std::isfinite(norm_))
+      fail_data(
+          "finetuning: the gradient of iteration {} is not finite (block {}): lower finetune.learning_rate; "
+          "the last "
+          "checkpoint is kept",
+          state_.iteration + 1, first_bad(gradients));
+    if (f_.gradient_clip > 0 && norm_ > f_.gradient_clip)
+      at::_foreach_mul_(gradients, f_.gradient_clip / (norm_ + 1e-6));
+    at::_foreach_add_(state_.steps, 1);
+    at::_fused_adamw_(state_.masters, gradients, state_.exp_avg, state_.exp_avg_sq, {}, state_.steps,
+                      f_.learning_rate, f_.beta1, f_.beta2, f_.weight_decay, 1e-8, false, false);
+    state_.iteration += 1;
+    publish();
+  }
+
+  void publish() {
+    const at::NoGradGuard no_grad;
+    for (size_t i = 0; i < parameters_.size(); ++i) parameters_[i].copy_(state_.masters[i]);
+  }
+
+  std::string first_bad(const std::vector<at::Tensor>& gradients) const {
+    for (size_t i = 0; i < gradients.size(); ++i)
+      if (!at::isfinite(gradients[i]).all().item<bool>()) return state_.names[i];
+    return "none";
+  }
+
+  Recipe& recipe_;
+  const FinetuneSection& f_;
+  Transformer student_;
+  FinetuneState state_;
+  const LatentSet& data_;
+  SampleOrder order_;
+  at::Tensor negative_;
+  std::vector<at::Tensor> parameters_;
+  std::unique_ptr<Communicator> communicator_;
+  std::unique_ptr<GradientBuckets> buckets_;
+  std::vector<size_t> gradient_index_;
+  double norm_ = 0;
+};
+
+std::string finetune_fingerprint(Recipe& recipe, const Selection& selection, const LatentSet& data) {
+  const FinetuneSection& f = recipe.config.finetune;
+  return make_fingerprint(
+      {"finetune-1", student_fingerprint(recipe, selection), data.fingerprint(),
+       fmt::format("{} {} {} {} {} {} {} {} {} {} {} {}", f.global_batch, f.learning_rate, f.beta1, f.beta2,
+                   f.weight_decay, f.gradient_clip, f.shift, f.text_dropout, f.teacher_weight, f.max_gradient,
+                   f.precision, recipe.config.run.seed)});
+}
+
+}  // namespace
+
+bool make_finetuning(Recipe& recipe) {
+  const FinetuneSection& f = recipe.config.finetune;
+  if (f.iterations == 0) return true;
+  StageTimer timer(recipe, "finetune");
+  recipe.make_folder(recipe.run.finetune());
+  const Selection selection = read_selection(recipe);
+  const LatentSet data = LatentSet::open(recipe);
+  const std::string fingerprint = finetune_fingerprint(recipe, selection, data);
+  const std::vector<int64_t> milestones = milestone_list(f.checkpoints, f.iterations);
+  // Rank 0 looks for the newest checkpoint, so that every rank continues from the same.
+  int64_t newest = -1;
+  if (recipe.session.rank() == 0)
+    if (const auto found = load_newest_finetune(recipe.run.finetune(), fingerprint, f.iterations))
+      newest = found->iteration;
+  newest = static_cast<int64_t>(
+      recipe.session.world().all_reduce_value(static_cast<double>(newest), Reduction::max));
+  if (newest >= f.iterations) {
+    timer.done(0, f.iterations);
+    return true;
+  }
+  Transformer student = make_student(recipe, selection);
+  FinetuneState state;
+  if (newest >= 0) {
+    state = *load_newest_finetune(recipe.run.finetune(), fingerprint, newest);
+    log_info("finetune: continues after iteration {}", newest);
+  } else {
+    state = FinetuneState::start(student.parameters());
+    log_info("finetune: starts from the distilled student ({} samples, {} iterations)", data.size(),
+             f.iterations);
+  }
+  Trainer trainer(recipe, std::move(student), std::move(state), data);
+  const auto save = [&] {
+    const int64_t at = trainer.state().iteration;
+    if (recipe.session.rank() == 0) {
+      save_finetune(recipe.run.finetune(), trainer.state(), fingerprint, recipe.session.size());
+      // Keeps milestones and the two newest.
+      std::vector<int64_t> kept = finetune_checkpoints(recipe.run.finetune());
+      for (size_t i = 0; i + 2 < kept.size(); ++i)
+        if (std::find(milestones.begin(), milestones.end(), kept[i]) == milestones.end())
+          remove_finetune(recipe.run.finetune(), kept[i]);
+    }
+    recipe.session.world().barrier();
+    return at;
+  };
+  const int64_t begin = trainer.state().iteration;
+  Progress progress("finetune", f.iterations, "iterations", begin);
+  while (trainer.state().iteration < f.iterations) {
+    const double start = seconds();
+    const double loss = trainer.step();
+    const int64_t at = trainer.state().iteration;
+    nlohmann::ordered_json line{{"stage", "finetune"},
+                                {"iteration", at},
+                                {"loss", loss},
+                                {"gradient_norm", trainer.last_norm()},
+                                {"seconds", seconds() - start},
+                                {"exposed_communication_seconds", trainer.buckets().exposed_seconds()},
+                                {"communication_seconds", trainer.buckets().communication_seconds()}};
+    recipe.metric(line.dump());
+    progress.advance(1, fmt::format("loss {:.4f}", loss));
+    const bool stop =
+        agree_on_stop(recipe.session.world(), recipe.stop_requested());
+    const bool milestone = std::find(milestones.begin(), milestones.end(), at) != milestones.end();
+    if (milestone || stop || (f.save_every > 0 && at % f.save_every == 0)) save();
+    if (stop && at < f.iterations) {
+      timer.done(at - begin, begin);
+      return false;
+    }
+  }
+  timer.done(f.iterations - begin, begin);
+  return true;
+}
+
+}  // namespace surgery
