@@ -3,11 +3,31 @@
 namespace surgery {
 
 // One function per command, each in its own file src/app/NAME.cpp. A command appears here when it works.
+Command cache_command();
+Command distill_command();
+Command encode_command();
+Command evaluate_command();
+Command finetune_command();
 Command forward_command();
+Command generate_command();
 Command info_command();
+Command report_command();
+Command run_command();
+Command select_command();
+Command tables_command();
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> table{
+      run_command(),
+      cache_command(),
+      distill_command(),
+      tables_command(),
+      select_command(),
+      encode_command(),
+      finetune_command(),
+      generate_command(),
+      evaluate_command(),
+      report_command(),
       forward_command(),
       info_command(),
   };

@@ -5,19 +5,20 @@
 
 namespace surgery {
 
-// One plain struct per configuration section; `[section] key` in INI files, `--section.key=value` on the command line.
-// recipe/config_table.cpp lists every option once: parser, --help, printout and JSON come from that table.
+// One plain struct per configuration section; `[section] key` in INI files, `--section.key=value` on the
+// command line. recipe/config_table.cpp lists every option once: parser, --help, printout and JSON come from
+// that table.
 
 struct ModelSection {
-  std::string path;        ///< folder of the teacher, diffusers layout
-  std::string config;      ///< for `plan` without weights: folder holding transformer/config.json
+  std::string path;             ///< folder of the teacher, diffusers layout
+  std::string config;           ///< for `plan` without weights: folder holding transformer/config.json
   std::string device = "auto";  ///< auto, cpu, cuda
 };
 
 struct RunSection {
   std::string directory = "runs/surgery";
   uint64_t seed = 0;
-  int64_t threads = 0;       ///< per rank; 0 = cores / local ranks
+  int64_t threads = 0;          ///< per rank; 0 = cores / local ranks
   std::string resume = "auto";  ///< auto, must, never
   double memory_limit_gib = 0;  ///< per rank; 0 = what the machine has
 };
@@ -45,11 +46,12 @@ struct DistillSection {
   double learning_rate = 1e-3;
   std::string schedule = "cosine";  ///< constant, cosine (to 5 % over all updates)
   double weight_decay = 0.01;
-  int64_t group_timesteps = 5;  ///< cached timesteps per update group (0 = all of a trajectory)
+  int64_t group_timesteps = 5;    ///< cached timesteps per update group (0 = all of a trajectory)
   int64_t updates_per_group = 4;  ///< U
-  int64_t epochs = 1;           ///< passes over the training prompts
+  int64_t epochs = 1;             ///< passes over the training prompts
   int64_t held_out_timesteps = 5;
-  int64_t blocks_per_unit = 0;  ///< 0 = chosen from blocks and ranks... fixed by config so that files do not depend on ranks
+  int64_t blocks_per_unit =
+      0;  ///< 0 = chosen from blocks and ranks... fixed by config so that files do not depend on ranks
   int64_t commit_every = 4;     ///< trajectories between commits of a block's state
   int64_t attention_rows = 64;  ///< sampled rows of the attention loss
 };
@@ -60,8 +62,8 @@ struct CostSection {
 };
 
 struct SelectSection {
-  std::string budget = "0.7";   ///< FLOPs ("1.2e12"), fraction of all-softmax ("0.7"), or "15xR4"
-  std::string pins;             ///< "0=1,29=1"
+  std::string budget = "0.7";          ///< FLOPs ("1.2e12"), fraction of all-softmax ("0.7"), or "15xR4"
+  std::string pins;                    ///< "0=1,29=1"
   std::string mode = "heterogeneous";  ///< heterogeneous, homogeneous, softmax (control)
   std::string homogeneous_rate = "4";
   int64_t homogeneous_blocks = 0;  ///< 0 = the fewest that meet the budget

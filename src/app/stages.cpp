@@ -1,0 +1,87 @@
+// The commands that make a run: the whole recipe, or one stage the same way.
+#include "app/command.h"
+#include "base/log.h"
+#include "recipe/recipe.h"
+#include "recipe/selection.h"
+#include "storage/atomic_file.h"
+
+namespace surgery {
+namespace {
+
+using Stage = bool (*)(Recipe&);
+
+Command stage_command(const std::string& name, const std::string& summary, Stage stage) {
+  const auto run = [stage](Context& context) {
+    Recipe recipe(context.session, context.config, context.config_text);
+    if (stage(recipe)) return ExitCode::done;
+    log_info("stopped on request with work left: the same command continues");
+    return ExitCode::requeue;
+  };
+  return {name, summary, run, CommandKind::recipe, {}, ""};
+}
+
+// `select` on any table: no run, no model.
+ExitCode select_alone(Context& context) {
+  SelectSection config = context.config.select;
+  if (context.options.has("budget")) config.budget = context.options.text("budget");
+  const Selection selection = select_rates(read_tables(context.options.text("tables")), config);
+  if (context.session.rank() != 0) return ExitCode::done;
+  const std::string json = selection_json(selection);
+  if (context.options.has("output"))
+    write_file(context.options.text("output"), json);
+  else
+    fmt::print("{}", json);
+  log_line("note",
+           fmt::format("{}: error {:.6g}, cost {:.6g} of budget {:.6g} ({:.1f} % of all-softmax), {}",
+                       selection.mode, selection.error, selection.cost, selection.budget,
+                       100 * selection.cost / selection.softmax_cost,
+                       selection.optimal ? "proven optimal" : fmt::format("bound {:.6g}", selection.bound)));
+  return ExitCode::done;
+}
+
+}  // namespace
+
+Command run_command() {
+  return stage_command("run", "the whole recipe, making what is missing", make_everything);
+}
+Command cache_command() {
+  return stage_command("cache", "the teacher's trajectories", make_trajectories);
+}
+Command distill_command() {
+  return stage_command("distill", "feature maps of every block and rate", make_distillation);
+}
+Command tables_command() {
+  return stage_command("tables", "error and cost tables", make_tables);
+}
+Command finetune_command() {
+  return stage_command("finetune", "data-parallel finetuning of the student", make_finetuning);
+}
+Command generate_command() {
+  return stage_command("generate", "clips of teacher and students", make_samples);
+}
+Command evaluate_command() {
+  return stage_command("evaluate", "scores against the teacher", make_evaluation);
+}
+Command report_command() {
+  return stage_command("report", "the run's report.html", make_report);
+}
+
+Command encode_command() {
+  return stage_command("encode", "videos + captions to latent shards", make_latents);
+}
+
+Command select_command() {
+  Command command =
+      stage_command("select", "rates within a budget, from a run's tables or from any table", make_selection);
+  const auto in_run = command.run;
+  command.run = [in_run](Context& context) {
+    return context.options.has("tables") ? select_alone(context) : in_run(context);
+  };
+  command.kind = CommandKind::tool;
+  command.options = {{"tables", "FILE", "tables.csv or tables.h5 to select from, without a run", false},
+                     {"budget", "B", "short for --select.budget", false},
+                     {"output", "FILE", "where the selection goes (default: standard output)", false}};
+  return command;
+}
+
+}  // namespace surgery

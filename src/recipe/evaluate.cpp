@@ -1,0 +1,195 @@
+// Stage 9: every variant against the teacher from the same noise, and the shapes score.
+#include <cmath>
+
+#include "base/errors.h"
+#include "base/log.h"
+#include "data/pixels.h"
+#include "recipe/artifact.h"
+#include "recipe/evaluation.h"
+#include "storage/atomic_file.h"
+
+namespace surgery {
+namespace {
+
+// Columns of the per-clip table that the ranks fill together.
+enum Column : int64_t { kLatent, kPsnr, kColour, kOutline, kDirection, kBackground, kColumns };
+constexpr double kUnread = -1;
+
+at::Tensor decode(Recipe& recipe, const at::Tensor& latents) {
+  const at::NoGradGuard no_grad;
+  return recipe.vae().decode(recipe.vae().denormalize(latents.unsqueeze(0).to(recipe.device))).to(at::kCPU);
+}
+
+void score_clip(Recipe& recipe, const std::string& variant, int64_t clip, bool shapes, at::Tensor row) {
+  const Sample sample = read_sample(sample_path(recipe, variant, clip));
+  const at::Tensor video = decode(recipe, sample.latents);
+  if (variant != "teacher") {
+    const Sample teacher = read_sample(sample_path(recipe, "teacher", clip));
+    row[kLatent] = ((sample.latents - teacher.latents).norm() / teacher.latents.norm()).item<double>();
+    const double mse = at::mse_loss(video, decode(recipe, teacher.latents)).item<double>();
+    row[kPsnr] = 10 * std::log10(4.0 / std::max(mse, 1e-10));  // pixels span 2
+  }
+  if (!shapes) return;
+  const ShapesReading reading = read_shapes(video_to_frames(video));
+  row[kColour] = reading.colour.value_or(-1);
+  row[kOutline] = reading.outline.value_or(-1);
+  row[kDirection] = reading.direction.value_or(-1);
+  row[kBackground] = reading.background.value_or(-1);
+}
+
+VariantScore summarize(const std::string& variant, const at::Tensor& rows,
+                       const std::vector<std::optional<ShapeAttributes>>& asked, bool shapes) {
+  VariantScore score;
+  score.variant = variant;
+  score.clips = rows.size(0);
+  score.latent_error = rows.select(1, kLatent).mean().item<double>();
+  score.psnr = rows.select(1, kPsnr).mean().item<double>();
+  score.has_shapes = shapes;
+  if (!shapes) return score;
+  for (int64_t i = 0; i < rows.size(0); ++i) {
+    const auto read = [&](int64_t column) -> std::optional<int> {
+      const double value = rows[i][column].item<double>();
+      return value == kUnread ? std::nullopt : std::optional<int>(static_cast<int>(value));
+    };
+    ShapesReading reading;
+    reading.colour = read(kColour);
+    reading.outline = read(kOutline);
+    reading.direction = read(kDirection);
+    reading.background = read(kBackground);
+    score.shapes.add(*asked[static_cast<size_t>(i)], reading);
+  }
+  return score;
+}
+
+// The paper averages its scores over the checkpoints; counts of clips add up.
+VariantScore average(const std::vector<VariantScore>& checkpoints) {
+  VariantScore mean;
+  mean.variant = "mean of checkpoints";
+  for (const VariantScore& s : checkpoints) {
+    const double share = 1.0 / static_cast<double>(checkpoints.size());
+    mean.clips += s.clips;
+    mean.latent_error += s.latent_error * share;
+    mean.psnr += s.psnr * share;
+    mean.has_shapes = s.has_shapes;
+    mean.shapes.clips += s.shapes.clips;
+    mean.shapes.all_four += s.shapes.all_four;
+    for (size_t a = 0; a < 4; ++a) mean.shapes.right[a] += s.shapes.right[a];
+  }
+  return mean;
+}
+
+nlohmann::ordered_json to_json(const VariantScore& s) {
+  nlohmann::ordered_json json{
+      {"variant", s.variant}, {"clips", s.clips}, {"latent_error", s.latent_error}, {"psnr", s.psnr}};
+  if (s.has_shapes) {
+    const Interval interval = s.shapes.clip_interval();
+    json["shapes"] = {{"clips", s.shapes.clips},
+                      {"all_four", s.shapes.all_four},
+                      {"right", s.shapes.right},
+                      {"clip_share", s.shapes.clip_share()},
+                      {"interval", {interval.low, interval.high}},
+                      {"attribute_share", s.shapes.attribute_share()}};
+  }
+  return json;
+}
+
+VariantScore from_json(const nlohmann::json& json) {
+  VariantScore s;
+  s.variant = json.at("variant");
+  s.clips = json.at("clips");
+  s.latent_error = json.at("latent_error");
+  s.psnr = json.at("psnr");
+  if (json.contains("shapes")) {
+    s.has_shapes = true;
+    s.shapes.clips = json["shapes"].at("clips");
+    s.shapes.all_four = json["shapes"].at("all_four");
+    s.shapes.right = json["shapes"].at("right");
+  }
+  return s;
+}
+
+}  // namespace
+
+std::string evaluation_json(const Evaluation& evaluation) {
+  nlohmann::ordered_json json{{"fingerprint", evaluation.fingerprint}};
+  json["variants"] = nlohmann::ordered_json::array();
+  for (const VariantScore& s : evaluation.variants) json["variants"].push_back(to_json(s));
+  if (evaluation.has_average) json["average"] = to_json(evaluation.average);
+  return json.dump(1) + "\n";
+}
+
+Evaluation read_evaluation(const std::filesystem::path& path) {
+  try {
+    const auto json = nlohmann::json::parse(read_file(path));
+    Evaluation evaluation;
+    evaluation.fingerprint = json.at("fingerprint");
+    for (const auto& s : json.at("variants")) evaluation.variants.push_back(from_json(s));
+    evaluation.has_average = json.contains("average");
+    if (evaluation.has_average) evaluation.average = from_json(json["average"]);
+    return evaluation;
+  } catch (const nlohmann::json::exception& error) {
+    fail_data("{}: not an evaluation ({}): remove it, it will be made again", path.string(), error.what());
+  }
+}
+
+bool make_evaluation(Recipe& recipe) {
+  StageTimer timer(recipe, "evaluate");
+  const GenerateSection& g = recipe.config.generate;
+  const auto prompts = recipe_prompts(g.prompts, g.count, "generate.prompts");
+  const int64_t clips = static_cast<int64_t>(prompts.size()) * g.samples;
+  const std::vector<std::string> variants = sample_variants(recipe.config);
+  std::vector<std::optional<ShapeAttributes>> asked;
+  bool shapes = recipe.config.evaluate.shapes_score;
+  for (int64_t i = 0; i < clips; ++i) {
+    asked.push_back(parse_shapes_caption(prompts[static_cast<size_t>(i / g.samples)].name));
+    shapes = shapes && asked.back().has_value();
+  }
+  // The clips carry everything they depend on; together they decide whether the scores still hold.
+  std::string fingerprint;
+  int64_t current = 0;
+  if (recipe.session.rank() == 0) {
+    std::vector<std::string> parts{"evaluation-1", shapes ? "shapes" : ""};
+    for (const std::string& variant : variants)
+      for (int64_t i = 0; i < clips; ++i) {
+        const auto path = sample_path(recipe, variant, i);
+        if (!std::filesystem::exists(path)) fail_io("{}: no such clip: run 'generate' first", path.string());
+        parts.push_back(variant + read_sample(path).fingerprint);
+      }
+    fingerprint = make_fingerprint(parts);
+    if (std::filesystem::exists(recipe.run.evaluation())) try {
+        current = read_evaluation(recipe.run.evaluation()).fingerprint == fingerprint;
+      } catch (const Error& error) {
+        set_aside(recipe.run.evaluation(), error.what());
+      }
+  }
+  current = static_cast<int64_t>(
+      recipe.session.world().all_reduce_value(static_cast<double>(current), Reduction::max));
+  if (current > 0) {
+    timer.done(0, 1);
+    return true;
+  }
+  at::Tensor table = at::zeros({static_cast<int64_t>(variants.size()), clips, kColumns}, at::kDouble);
+  const int64_t all = static_cast<int64_t>(variants.size()) * clips;
+  for (int64_t i = recipe.session.rank(); i < all; i += recipe.session.size())
+    score_clip(recipe, variants[static_cast<size_t>(i / clips)], i % clips, shapes,
+               table[i / clips][i % clips]);
+  recipe.session.world().all_reduce(table, Reduction::sum);
+  Evaluation evaluation;
+  evaluation.fingerprint = fingerprint;
+  std::vector<VariantScore> checkpoints;
+  for (size_t v = 0; v < variants.size(); ++v) {
+    evaluation.variants.push_back(summarize(variants[v], table[static_cast<int64_t>(v)], asked, shapes));
+    const VariantScore& s = evaluation.variants.back();
+    if (variants[v].starts_with("step-")) checkpoints.push_back(s);
+    log_info("evaluate: {:<12} latent error {:.4f}, PSNR {:.2f} dB{}", s.variant, s.latent_error, s.psnr,
+             s.has_shapes ? ", " + s.shapes.summary() : "");
+  }
+  evaluation.has_average = checkpoints.size() > 1;
+  if (evaluation.has_average) evaluation.average = average(checkpoints);
+  if (recipe.session.rank() == 0) write_file(recipe.run.evaluation(), evaluation_json(evaluation));
+  recipe.session.world().barrier();
+  timer.done(1, 0);
+  return true;
+}
+
+}  // namespace surgery

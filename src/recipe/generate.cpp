@@ -1,0 +1,156 @@
+// Stages 7 and 8: the finished model in the diffusers layout, and clips of every variant from the same noise.
+#include "wan/generate.h"
+
+#include "base/errors.h"
+#include "base/log.h"
+#include "data/pixels.h"
+#include "data/video.h"
+#include "parallel/coordinator.h"
+#include "recipe/artifact.h"
+#include "recipe/finetune_state.h"
+#include "recipe/sample_set.h"
+#include "recipe/trajectory_set.h"
+#include "storage/atomic_file.h"
+
+namespace surgery {
+namespace {
+
+constexpr double kVideoFps = 16;
+
+std::string sample_fingerprint(Recipe& recipe, const Selection& selection, const std::string& variant,
+                               const Prompt& prompt, int64_t index) {
+  const GenerateSection& g = recipe.config.generate;
+  std::string model = recipe.transformer_hash();
+  if (variant != "teacher") model += student_fingerprint(recipe, selection);
+  if (variant.starts_with("step-"))
+    model += finetune_checkpoint_hash(recipe.run.finetune(), std::stoll(variant.substr(5)));
+  return make_fingerprint({"sample-1", model, recipe.text_hash(), prompt.text, g.negative_prompt,
+                           fmt::format("{} {} {} {} {} {} {} {} {}", index, recipe.config.run.seed, g.frames,
+                                       g.height, g.width, g.steps, g.guidance, g.shift, g.sampler)});
+}
+
+Sample generate_sample(Recipe& recipe, const Transformer& model, const Prompt& prompt, int64_t index,
+                       int64_t repeat) {
+  const GenerateSection& g = recipe.config.generate;
+  const auto shape = recipe.latent_shape(g.frames, g.height, g.width);
+  // The key names prompt and repeat, not the model: every variant starts from the same noise.
+  const RandomKey key = recipe.key("generate").with(static_cast<uint64_t>(index));
+  SamplingOptions options;
+  options.steps = g.steps;
+  options.guidance = g.guidance;
+  options.shift = g.shift;
+  options.kind = parse_sampler(g.sampler);
+  const auto noise = [&](int64_t step) {
+    return random_normal(key.with("ancestral").with(static_cast<uint64_t>(step)), shape).to(recipe.device);
+  };
+  const at::Tensor latents =
+      generate_latents(model, pad_text(recipe.embed(prompt.text), recipe.text_length()).to(recipe.device),
+                       pad_text(recipe.embed(g.negative_prompt), recipe.text_length()).to(recipe.device),
+                       options, random_normal(key.with("initial"), shape).to(recipe.device), noise, {});
+  Sample sample;
+  sample.name = prompt.name;
+  sample.prompt = prompt.text;
+  sample.index = repeat;
+  sample.seed = key.stream;
+  sample.latents = latents[0].to(at::kCPU, at::kFloat).contiguous();
+  return sample;
+}
+
+void write_video(Recipe& recipe, const std::string& variant, const Sample& sample) {
+  const at::NoGradGuard no_grad;
+  const Vae& vae = recipe.vae();
+  const at::Tensor video = vae.decode(vae.denormalize(sample.latents.unsqueeze(0).to(recipe.device)));
+  write_mp4(video_folder(recipe, variant) / video_name(sample.name, sample.index),
+            video_to_frames(video.to(at::kCPU)), kVideoFps);
+}
+
+bool make_variant(Recipe& recipe, const Selection& selection, const std::string& variant) {
+  StageTimer timer(recipe, "generate " + variant);
+  const GenerateSection& g = recipe.config.generate;
+  const auto prompts = recipe_prompts(g.prompts, g.count, "generate.prompts");
+  const int64_t total = static_cast<int64_t>(prompts.size()) * g.samples;
+  recipe.make_folder(recipe.run.samples(variant));
+  recipe.make_folder(video_folder(recipe, variant));
+  const auto prompt_of = [&](int64_t i) -> const Prompt& {
+    return prompts[static_cast<size_t>(i / g.samples)];
+  };
+  std::vector<std::string> fingerprints;
+  for (int64_t i = 0; i < total; ++i)
+    fingerprints.push_back(sample_fingerprint(recipe, selection, variant, prompt_of(i), i));
+  const bool videos = video_supported();
+  if (!videos) log_info("generate: built without the video back-end: latents only, no mp4");
+  const std::vector<int64_t> missing = missing_units(recipe, total, [&](int64_t i) {
+    const ArtifactState state =
+        check_artifact(sample_path(recipe, variant, i), fingerprints[static_cast<size_t>(i)],
+                       [](const auto& path) { return read_sample(path).fingerprint; });
+    const auto video = video_folder(recipe, variant) / video_name(prompt_of(i).name, i % g.samples);
+    return videos && !std::filesystem::exists(video) ? ArtifactState::missing : state;
+  });
+  std::vector<WorkUnit> units;
+  for (const int64_t i : missing) units.push_back({fmt::format("{} clip {}", variant, i), 1});
+  std::optional<Transformer> model;
+  const bool complete = run_units(
+      recipe.session, units,
+      [&](size_t u) {
+        const int64_t i = missing[u];
+        const auto path = sample_path(recipe, variant, i);
+        Sample sample;
+        if (std::filesystem::exists(path)) {
+          sample = read_sample(path);  // only its mp4 is missing
+        } else {
+          if (!model) model = variant_model(recipe, variant, selection);
+          sample = generate_sample(recipe, *model, prompt_of(i), i, i % g.samples);
+          sample.fingerprint = fingerprints[static_cast<size_t>(i)];
+          write_sample(path, sample);
+        }
+        if (videos) write_video(recipe, variant, sample);
+      },
+      [&] { return recipe.stop_requested(); });
+  timer.done(static_cast<int64_t>(missing.size()), total - static_cast<int64_t>(missing.size()));
+  return complete;
+}
+
+}  // namespace
+
+bool make_samples(Recipe& recipe) {
+  const Selection selection = read_selection(recipe);
+  for (const std::string& variant : sample_variants(recipe.config))
+    if (!make_variant(recipe, selection, variant)) return false;
+  return true;
+}
+
+bool make_model(Recipe& recipe) {
+  StageTimer timer(recipe, "model");
+  const Selection selection = read_selection(recipe);
+  const std::string variant = sample_variants(recipe.config).back();
+  std::string fingerprint = student_fingerprint(recipe, selection);
+  if (variant.starts_with("step-"))
+    fingerprint += finetune_checkpoint_hash(recipe.run.finetune(), std::stoll(variant.substr(5)));
+  const auto stamp = recipe.run.model() / "surgery.json";
+  int64_t made = 0;
+  if (recipe.session.rank() == 0) {
+    const std::string wanted =
+        nlohmann::json{{"fingerprint", fingerprint}, {"variant", variant}}.dump() + "\n";
+    if (!std::filesystem::exists(stamp) || read_file(stamp) != wanted) {
+      made = 1;
+      const Transformer model = variant_model(recipe, variant, selection);
+      std::filesystem::create_directories(recipe.run.model());
+      model.save(recipe.run.model() / "transformer", at::kBFloat16);
+      // The other parts are the teacher's, copied so that the folder stands alone.
+      const std::filesystem::path source = recipe.config.model.path;
+      for (const char* part : {"vae", "text_encoder", "tokenizer", "scheduler"})
+        if (std::filesystem::is_directory(source / part))
+          std::filesystem::copy(
+              source / part, recipe.run.model() / part,
+              std::filesystem::copy_options::recursive | std::filesystem::copy_options::overwrite_existing);
+      if (std::filesystem::exists(source / "model_index.json"))
+        write_file(recipe.run.model() / "model_index.json", read_file(source / "model_index.json"));
+      write_file(stamp, wanted);
+    }
+  }
+  recipe.session.world().barrier();
+  timer.done(made, 1 - made);
+  return true;
+}
+
+}  // namespace surgery

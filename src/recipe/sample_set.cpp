@@ -1,0 +1,83 @@
+#include "recipe/sample_set.h"
+
+#include "base/errors.h"
+#include "recipe/finetune_state.h"
+#include "storage/hdf5_file.h"
+
+namespace surgery {
+namespace {
+constexpr const char* kFormat = "surgery-sample";
+constexpr int kVersion = 1;
+constexpr size_t kLongestName = 180;  // file systems allow 255 bytes; "-<i>.mp4" and temporaries need room
+}  // namespace
+
+void write_sample(const std::filesystem::path& path, const Sample& sample) {
+  Hdf5Writer file(path, kFormat, kVersion);
+  file.attribute("fingerprint", sample.fingerprint);
+  file.attribute("index", sample.index);
+  file.attribute("seed", static_cast<int64_t>(sample.seed));
+  file.text("name", sample.name);
+  file.text("prompt", sample.prompt);
+  file.dataset("latents", sample.latents);
+  file.commit();
+}
+
+Sample read_sample(const std::filesystem::path& path) {
+  const Hdf5Reader file(path, kFormat, kVersion);
+  Sample sample;
+  sample.fingerprint = file.attribute_text("fingerprint");
+  sample.index = file.attribute_int("index");
+  sample.seed = static_cast<uint64_t>(file.attribute_int("seed"));
+  sample.name = file.text("name");
+  sample.prompt = file.text("prompt");
+  sample.latents = file.dataset("latents");
+  return sample;
+}
+
+std::vector<std::string> sample_variants(const Config& config) {
+  std::vector<std::string> variants{"teacher", "distilled"};
+  if (config.finetune.iterations > 0)
+    for (const int64_t at : milestone_list(config.finetune.checkpoints, config.finetune.iterations))
+      variants.push_back(fmt::format("step-{:06d}", at));
+  return variants;
+}
+
+std::filesystem::path sample_path(const Recipe& recipe, const std::string& variant, int64_t index) {
+  return recipe.run.samples(variant) / fmt::format("sample-{:06d}.h5", index);
+}
+
+std::filesystem::path video_folder(const Recipe& recipe, const std::string& variant) {
+  const bool last = sample_variants(recipe.config).back() == variant;
+  return last ? recipe.run.videos() : recipe.run.root() / ("videos-" + variant);
+}
+
+std::string video_name(const std::string& prompt, int64_t index) {
+  std::string stem;
+  for (const char c : prompt) stem += (c == '/' || c == '\0' || c == '\n') ? '_' : c;
+  if (stem.size() > kLongestName) {
+    size_t end = kLongestName;
+    while (end > 0 && (static_cast<unsigned char>(stem[end]) & 0xC0) == 0x80)
+      --end;  // whole UTF-8 characters
+    stem.resize(end);
+  }
+  return fmt::format("{}-{}.mp4", stem, index);
+}
+
+Transformer variant_model(Recipe& recipe, const std::string& variant, const Selection& selection) {
+  if (variant == "teacher") return recipe.teacher().clone();
+  Transformer student = make_student(recipe, selection);
+  if (variant == "distilled") return student;
+  const int64_t iteration = std::stoll(variant.substr(5));
+  const TensorMap masters = load_finetuned_parameters(recipe.run.finetune(), iteration);
+  const at::NoGradGuard no_grad;
+  for (auto& [name, parameter] : student.parameters()) {
+    const auto found = masters.find(name);
+    VALIDATE(found != masters.end(),
+             "finetune checkpoint {} lacks {} (made with another selection): finetune again", iteration,
+             name);
+    parameter.copy_(found->second);
+  }
+  return student;
+}
+
+}  // namespace surgery

@@ -1,0 +1,32 @@
+#pragma once
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "recipe/student.h"
+
+namespace surgery {
+
+/// One generated clip's latents: samples/VARIANT/sample-000012.h5.
+struct Sample {
+  std::string fingerprint, name, prompt;
+  int64_t index = 0;  ///< which sample of the prompt
+  uint64_t seed = 0;
+  at::Tensor latents;  ///< [16, T, H, W], fp32, normalised
+};
+void write_sample(const std::filesystem::path& path, const Sample& sample);
+Sample read_sample(const std::filesystem::path& path);
+
+/// Models that are sampled from the same noise: "teacher", "distilled" (the student before finetuning),
+/// "step-000400", ...
+std::vector<std::string> sample_variants(const Config& config);
+std::filesystem::path sample_path(const Recipe& recipe, const std::string& variant, int64_t index);
+/// videos/ for the last variant, videos-VARIANT/ for the others.
+std::filesystem::path video_folder(const Recipe& recipe, const std::string& variant);
+/// <original prompt>-<i>.mp4 with characters that a file name cannot hold replaced.
+std::string video_name(const std::string& prompt, int64_t index);
+
+/// The transformer of a variant, on the recipe's device.
+Transformer variant_model(Recipe& recipe, const std::string& variant, const Selection& selection);
+
+}  // namespace surgery
