@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <sstream>
 
 #include "base/errors.h"
 #include "report/chart.h"
@@ -21,11 +22,63 @@ void check(const BarChart& chart) {
   }
 }
 
+constexpr double kLine = 15, kMostLines = 3;
+constexpr double kRise = 0.57, kRun = 0.82;  // of slanted labels, per pixel of length
+
 double widest(const std::vector<std::string>& texts) {
   double width = 0;
   for (const auto& text : texts) width = std::max(width, text_width(text));
   return width;
 }
+
+/// Words gathered into lines of at most `room`; a longer word stands alone.
+std::vector<std::string> wrapped(const std::string& text, double room) {
+  std::vector<std::string> lines;
+  std::istringstream words(text);
+  for (std::string word; words >> word;) {
+    if (!lines.empty() && text_width(lines.back() + " " + word) <= room) {
+      lines.back() += " " + word;
+    } else {
+      lines.push_back(word);
+    }
+  }
+  return lines;
+}
+
+/// The categories' names below the bars: on up to three lines, or slanted where that does not fit.
+struct CategoryLabels {
+  std::vector<std::vector<std::string>> lines;
+  bool slanted = false;
+  double height = 34, least_left = 0;
+
+  explicit CategoryLabels(const std::vector<std::string>& names) {
+    const double room = 0.88 * kChartWidth / static_cast<double>(std::max<size_t>(1, names.size())) - 4;
+    size_t most = 1;
+    for (const auto& name : names) {
+      lines.push_back(wrapped(name, room));
+      most = std::max(most, lines.back().size());
+      slanted = slanted || widest(lines.back()) > room;
+    }
+    slanted = slanted || static_cast<double>(most) > kMostLines;
+    height = slanted ? 26 + widest(names) * kRise : 20 + kLine * static_cast<double>(most);
+    if (slanted) least_left = std::max(0.0, text_width(names.front()) * kRun - room / 2 + 4);
+  }
+
+  std::string at(size_t category, const std::string& name, double x, double y) const {
+    if (slanted) {
+      return fmt::format(
+          "<text class=\"tick\" text-anchor=\"end\" transform=\"translate({:.1f} {:.1f}) "
+          "rotate(-35)\">{}</text>",
+          x + 4, y + 16, escape_html(name));
+    }
+    std::string markup;
+    for (size_t i = 0; i < lines[category].size(); ++i) {
+      markup += fmt::format("<text class=\"tick\" text-anchor=\"middle\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>",
+                            x, y + 19 + kLine * static_cast<double>(i), escape_html(lines[category][i]));
+    }
+    return markup;
+  }
+};
 
 void add_bar(Canvas& canvas, const Axis& y, const BarSeries& series, size_t category, size_t colour, double x,
              double width, const std::string& hint, bool number) {
@@ -66,9 +119,8 @@ std::string bar_chart_svg(const BarChart& chart) {
 
   const size_t groups = std::max<size_t>(1, chart.categories.size()),
                bars = std::max<size_t>(1, chart.series.size());
-  const double longest = widest(chart.categories);
-  const bool slanted = longest > 640.0 / static_cast<double>(groups);  // does not fit below its group
-  Canvas canvas(y, chart.y, legend, slanted ? std::min(120.0, 26 + longest * 0.6) : 34);
+  const CategoryLabels labels(chart.categories);
+  Canvas canvas(y, chart.y, legend, labels.height, labels.least_left);
   const double room = (canvas.right() - canvas.left()) / static_cast<double>(groups);
   const double width = std::min(kWidestBar, room * 0.76 / static_cast<double>(bars));
   canvas.add_horizontal(y, chart.horizontal);
@@ -80,13 +132,7 @@ std::string bar_chart_svg(const BarChart& chart) {
       const auto hint = chart.series[i].name.empty() ? name : name + ", " + escape_html(chart.series[i].name);
       add_bar(canvas, y, chart.series[i], group, i, x + 1, width - 2, hint, groups * bars <= kMostNumbers);
     }
-    canvas.add(
-        slanted
-            ? fmt::format("<text class=\"tick\" text-anchor=\"end\" transform=\"translate({:.1f} {:.1f}) "
-                          "rotate(-35)\">{}</text>",
-                          middle + 4, canvas.bottom() + 16, name)
-            : fmt::format("<text class=\"tick\" text-anchor=\"middle\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>",
-                          middle, canvas.bottom() + 19, name));
+    canvas.add(labels.at(group, chart.categories[group], middle, canvas.bottom()));
   }
   return canvas.finish();
 }

@@ -24,7 +24,7 @@ body {
 }
 main { max-width: 1120px; margin: 0 auto; padding: 48px 28px 96px; }
 header h1 { font-size: 2.1rem; line-height: 1.2; letter-spacing: -0.02em; margin: 0 0 8px; }
-header p { margin: 0; color: var(--muted); }
+header p { margin: 0; max-width: none; color: var(--muted); }
 nav { display: flex; flex-wrap: wrap; gap: 8px; margin: 24px 0 0; }
 nav a {
   color: var(--ink); text-decoration: none; font-size: 0.875rem; padding: 4px 12px; border-radius: 999px;
@@ -58,7 +58,7 @@ table.heat { width: auto; min-width: 50%; border-collapse: separate; border-spac
 table.heat th, table.heat td { border: 0; padding: 4px 12px; border-radius: 5px; }
 table.heat td { background: color-mix(in srgb, var(--heat) calc(var(--v, 0%) * 0.72), var(--soft)); min-width: 76px; }
 table.heat td.marked { box-shadow: inset 0 0 0 2px var(--accent); font-weight: 650; }
-svg.chart { display: block; width: 100%; height: auto; font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
+svg.chart { display: block; width: 100%; max-width: 860px; margin: 0 auto; height: auto; font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
 .chart text { fill: var(--muted); font-variant-numeric: tabular-nums; }
 .chart .axis, .chart .legend, .chart .number { fill: var(--ink); }
 .chart .note { fill: var(--ink); font-size: 11px; }
@@ -67,6 +67,7 @@ svg.chart { display: block; width: 100%; height: auto; font: 12px system-ui, -ap
 .chart .base, .chart .notch { stroke: var(--muted); }
 .chart .reference { stroke: var(--muted); stroke-dasharray: 5 4; stroke-width: 1.25; }
 .chart .curve { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
+.chart .fine { stroke-width: 1.2; }
 .chart .dashed { stroke-dasharray: 6 5; }
 .chart .dot { fill: currentColor; stroke: var(--card); stroke-width: 1.5; }
 .chart .bar { fill: currentColor; opacity: 0.9; }

@@ -11,6 +11,8 @@ namespace {
 
 constexpr size_t kMostPoints = 1200;  // of one curve: about twice the chart's width in pixels
 
+constexpr size_t kFine = 300;  // points from which on a curve is drawn thin, or noise would blot it
+
 using Indices = std::vector<size_t>;
 
 void check(const Series& series) {
@@ -18,6 +20,11 @@ void check(const Series& series) {
   EXPECT(series.y.size() == count);
   EXPECT(series.labels.empty() || series.labels.size() == count);
   EXPECT(series.low.size() == series.high.size() && (series.low.empty() || series.low.size() == count));
+}
+
+/// Colours come round again after the last; the second round is dashed.
+bool dashed(const Series& series, size_t colour) {
+  return series.dashed || colour >= kSeriesColours;
 }
 
 /// Which points of a curve to draw: all, or each bucket's least and greatest, so that no spike is lost.
@@ -58,8 +65,9 @@ class Drawing {
       before = py;
     }
     if (path.empty()) return;
-    canvas_.add(fmt::format("<path class=\"s{} curve{}\" d=\"{}\"/>", colour % kSeriesColours,
-                            series.dashed ? " dashed" : "", path));
+    canvas_.add(fmt::format("<path class=\"s{} curve{}{}\" d=\"{}\"/>", colour % kSeriesColours,
+                            dashed(series, colour) ? " dashed" : "", series.x.size() > kFine ? " fine" : "",
+                            path));
   }
 
   void points(const Series& series, size_t colour) {
@@ -129,7 +137,8 @@ std::string plot_svg(const Plot& plot) {
     for (const auto* values : std::array{&series.y, &series.low, &series.high}) {
       ys.insert(ys.end(), values->begin(), values->end());
     }
-    legend.push_back({series.name, legend.size(), series.dashed, series.mark != Series::Mark::points});
+    legend.push_back(
+        {series.name, legend.size(), dashed(series, legend.size()), series.mark != Series::Mark::points});
   }
   for (const auto& line : plot.horizontal) ys.push_back(line.value);
   const Axis x(plot.x, xs), y(plot.y, ys);

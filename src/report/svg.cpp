@@ -9,7 +9,7 @@
 namespace surgery {
 namespace {
 
-constexpr double kWidth = 720, kHeight = 380, kMargin = 14, kTickRoom = 8, kRow = 20;
+constexpr double kWidth = kChartWidth, kHeight = 350, kMargin = 14, kTickRoom = 8, kRow = 20;
 
 }  // namespace
 
@@ -17,15 +17,17 @@ double text_width(const std::string& text) {
   double width = 0;
   for (const char c : text) {
     // Bytes after the first of a UTF-8 character take no room.
-    if ((static_cast<unsigned char>(c) & 0xC0) != 0x80) width += 6.4;
+    if ((static_cast<unsigned char>(c) & 0xC0) != 0x80) width += 7;
   }
   return width;
 }
 
-Canvas::Canvas(const Axis& y, const AxisOptions& y_options, const std::vector<Entry>& legend, double bottom) {
+Canvas::Canvas(const Axis& y, const AxisOptions& y_options, const std::vector<Entry>& legend, double bottom,
+               double least_left) {
   double widest = 0;
   for (const double tick : y.ticks()) widest = std::max(widest, text_width(format_number(tick, 6)));
   left_ = kMargin + widest + kTickRoom + (y_options.label.empty() ? 0 : 22);
+  left_ = std::max(left_, least_left);
   right_ = kWidth - kMargin;
   bottom_ = kHeight - bottom;
   top_ = add_legend(legend);

@@ -9,6 +9,8 @@ namespace surgery {
 
 constexpr int kSeriesColours = 8;  ///< classes s0 to s7 of the style sheet
 
+constexpr double kChartWidth = 600;
+
 /// Width of text as drawn at the charts' font size, pixels (an estimate: the reader's font is not known).
 double text_width(const std::string& text);
 
@@ -20,7 +22,9 @@ class Canvas {
     size_t colour = 0;
     bool dashed = false, line = true;
   };
-  Canvas(const Axis& y, const AxisOptions& y_options, const std::vector<Entry>& legend, double bottom);
+  /// `bottom`: room below the plotting area; `least_left`: room that labels below need to its left.
+  Canvas(const Axis& y, const AxisOptions& y_options, const std::vector<Entry>& legend, double bottom,
+         double least_left = 0);
 
   double left() const { return left_; }
   double right() const { return right_; }

@@ -158,6 +158,18 @@ TEST(BarChart, DrawsEveryValueOnceAndSkipsMissingOnes) {
   expect_drawable(bar_chart_svg({}));
 }
 
+TEST(BarChart, NamesThatDoNotFitAreWrappedAndLongWordsSlanted) {
+  BarChart chart;
+  chart.categories = {"trajectories of the teacher", "block distillation", "tables", "selection",
+                      "finetuning"};
+  chart.series = {{"", {1, 2, 3, 4, 5}, {}, {}}};
+  const auto wrapped = bar_chart_svg(chart);
+  EXPECT_EQ(wrapped.find("rotate(-35)"), std::string::npos);
+  EXPECT_NE(wrapped.find(">distillation</text>"), std::string::npos);
+  chart.categories[0] = "a-name-of-a-single-word-that-is-long";
+  EXPECT_EQ(count(bar_chart_svg(chart), "rotate(-35)"), 5u);
+}
+
 TEST(HeatTable, ShadesFromLeastToGreatestAndFramesTheMarked) {
   HeatTable table;
   table.corner = "block";
