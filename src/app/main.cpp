@@ -1,9 +1,11 @@
 #include <exception>
 
 #include "app/options.h"
+#include "base/signals.h"
 #include "parallel/session.h"
 
 int main(int argc, char** argv) {
+  surgery::install_stop_signals();  // before MPI starts its threads
   // Outside the try block, so that the catch still has it. It sets std::terminate's handler as well.
   surgery::Session session(argc, argv);
   try {

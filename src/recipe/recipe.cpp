@@ -35,6 +35,22 @@ double now_seconds() {
 
 }  // namespace
 
+namespace {
+
+// What --run.resume allows, said aloud: a failed resume must never become a silent fresh start.
+void check_resume(const RunDirectory& run, const std::string& resume) {
+  const bool exists = std::filesystem::exists(run.config());
+  if (resume == "must" && !exists)
+    fail_usage("run.resume=must, but {} holds no run to continue: check run.directory", run.root().string());
+  if (resume == "never" && exists)
+    fail_usage("run.resume=never, but {} holds a run already: choose another run.directory",
+               run.root().string());
+  log_info("{}: {}", run.root().string(),
+           exists ? "continues what is there" : "starts fresh, nothing is there yet");
+}
+
+}  // namespace
+
 Recipe::Recipe(Session& session_, Config config_, std::string config_text)
     : session(session_),
       config(std::move(config_)),
@@ -42,6 +58,7 @@ Recipe::Recipe(Session& session_, Config config_, std::string config_text)
       device(choose_device(config.model.device, session)),
       text_config_(std::move(config_text)) {
   if (session.rank() == 0) {
+    check_resume(run, config.run.resume);
     std::error_code error;
     std::filesystem::create_directories(run.root(), error);
     if (error) fail_io("{}: cannot make the run directory ({})", run.root().string(), error.message());
@@ -79,7 +96,8 @@ const Vae& Recipe::vae() {
 }
 
 const Tokenizer& Recipe::tokenizer() {
-  if (!tokenizer_) tokenizer_.emplace(Tokenizer::load(std::filesystem::path(config.model.path) / "tokenizer"));
+  if (!tokenizer_)
+    tokenizer_.emplace(Tokenizer::load(std::filesystem::path(config.model.path) / "tokenizer"));
   return *tokenizer_;
 }
 

@@ -151,3 +151,31 @@ def test_other_settings_are_refused_not_overwritten(undisturbed):
     assert result.returncode == 64
     assert "was made with other settings" in result.stderr
     assert hashes(undisturbed, IDENTICAL) == before
+
+
+def test_resume_says_what_it_does(undisturbed, tmp_path):
+    for directory, mode, code, words in [(undisturbed, "never", 64, "holds a run already"),
+                                         (tmp_path / "none", "must", 64, "holds no run to continue")]:
+        result = subprocess.run(command(directory, 1) + [f"--run.resume={mode}"], env=environment(),
+                                capture_output=True, text=True, timeout=600)
+        assert result.returncode == code
+        assert words in result.stderr
+
+
+def test_stop_signal_commits_and_continues(undisturbed, tmp_path):
+    directory = tmp_path / "run"
+    process = subprocess.Popen(command(directory, 2), env=environment(), stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    deadline = time.time() + 300
+    while not list(directory.glob("cache/trajectory-*.h5")):
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.002)
+    for rank in ranks_of(process.pid):
+        os.kill(rank, signal.SIGUSR2)
+    output, _ = process.communicate(timeout=120)
+    assert "stopped on request with work left" in output, output[-2000:]
+    assert not (directory / "report.html").exists()
+    # mpirun passes the ranks' own code on: 75 asks for a requeue.
+    assert process.returncode == 75
+    run(directory, 2)
+    assert hashes(directory, IDENTICAL) == hashes(undisturbed, IDENTICAL)
