@@ -34,7 +34,7 @@ at::Tensor rope_table(const std::array<int64_t, 3>& grid, int64_t head_dim, at::
 }
 
 at::Tensor apply_rope(const at::Tensor& x, const at::Tensor& table) {
-  const auto pairs = x.to(at::kFloat).unflatten(3, {x.size(3) / 2, 2});
+  const auto pairs = x.to(at::promote_types(x.scalar_type(), at::kFloat)).unflatten(3, {x.size(3) / 2, 2});
   return at::view_as_real(at::view_as_complex(pairs) * table).flatten(3).to(x.scalar_type());
 }
 
