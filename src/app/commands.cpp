@@ -11,6 +11,7 @@ Command finetune_command();
 Command forward_command();
 Command generate_command();
 Command info_command();
+Command pretrain_command();
 Command report_command();
 Command run_command();
 Command select_command();
@@ -30,6 +31,7 @@ const std::vector<Command>& commands() {
       report_command(),
       forward_command(),
       info_command(),
+      pretrain_command(),
   };
   return table;
 }

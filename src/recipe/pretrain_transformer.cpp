@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <future>
 
 #include "base/errors.h"
 #include "base/log.h"
@@ -28,6 +29,36 @@ double learning_rate(const PretrainTransformerOptions& o, int64_t step) {
 struct Batch {
   at::Tensor input, timestep, text, target;
 };
+
+/// Mean loss and its gradients; each of `workers` threads has its own graph over an equal share of the batch.
+std::pair<double, std::vector<at::Tensor>> batch_gradients(const Transformer& model, const Batch& batch,
+                                                           const std::vector<at::Tensor>& values,
+                                                           int64_t workers) {
+  const int64_t share = div_exact(batch.input.size(0), workers);
+  std::vector<std::vector<at::Tensor>> gradients(static_cast<size_t>(workers));
+  std::vector<double> losses(static_cast<size_t>(workers));
+  const auto work = [&](int64_t worker) {
+    const auto part = [&](const at::Tensor& x) { return x.narrow(0, worker * share, share); };
+    const auto loss = at::mse_loss(model.forward(part(batch.input), part(batch.timestep), part(batch.text)),
+                                   part(batch.target)) /
+                      static_cast<double>(workers);
+    gradients[static_cast<size_t>(worker)] = torch::autograd::grad({loss}, values);
+    losses[static_cast<size_t>(worker)] = loss.item<double>();
+  };
+  std::vector<std::future<void>> others;
+  for (int64_t worker = 1; worker < workers; ++worker)
+    others.push_back(std::async(std::launch::async, [&work, worker] {
+      at::set_num_threads(1);
+      work(worker);
+    }));
+  work(0);
+  for (auto& other : others) other.get();
+  for (size_t worker = 1; worker < gradients.size(); ++worker) {
+    at::_foreach_add_(gradients[0], gradients[worker]);
+    losses[0] += losses[worker];
+  }
+  return {losses[0], std::move(gradients[0])};
+}
 
 class Trainer {
  public:
@@ -132,12 +163,10 @@ Transformer pretrain_transformer(const Vae& vae, const at::Tensor& latents, cons
   finished = true;
   while (trained.step_count() < total) {
     const Batch batch = trainer.make(trained.step_count());
-    const at::Tensor loss =
-        at::mse_loss(model.forward(batch.input, batch.timestep, batch.text), batch.target);
-    loss.backward();
-    loss_sum += loss.item<double>();
+    const auto [loss, gradients] = batch_gradients(model, batch, trained.values(), options.workers);
+    loss_sum += loss;
     ++counted;
-    trained.step(learning_rate(options, trained.step_count()));
+    trained.step(learning_rate(options, trained.step_count()), gradients);
     const bool stopping = stop();
     if (trained.step_count() % options.save_every == 0 || stopping || trained.step_count() == total) {
       trained.save(path);

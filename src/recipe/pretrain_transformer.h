@@ -18,6 +18,10 @@ struct PretrainTransformerOptions {
   int64_t clips = 4096;  ///< in the latent cache
   int64_t image_steps = 3000, image_batch = 32;
   int64_t video_steps = 9000, video_batch = 8;
+  /// Threads that each take a share of every batch (the batch must be a multiple). Whole samples in parallel
+  /// cost one meeting a step where parallel operators of this size meet a thousand times; with one operator
+  /// thread each.
+  int64_t workers = 1;
   int64_t warmup = 200;
   double learning_rate = 1e-3;
   double decay_share = 0.25;  ///< last share of the video steps, over which the rate falls linearly to zero

@@ -111,7 +111,8 @@ Vae initial_vae(const VaeConfig& config, RandomKey key) {
   return vae;
 }
 
-Vae pretrain_vae(const VaePretraining& settings, RandomKey key, const std::filesystem::path& work) {
+Vae pretrain_vae(const VaePretraining& settings, RandomKey key, const std::filesystem::path& work,
+                 const std::function<bool()>& stop) {
   auto vae = initial_vae(small_vae_config(), key.with("weights"));
   vae.to(settings.device, at::kFloat);
   TrainedParameters trained(vae.parameters(), {.weight_decay = 1e-4, .average_decay = 0.995});
@@ -136,6 +137,12 @@ Vae pretrain_vae(const VaePretraining& settings, RandomKey key, const std::files
     loss.backward();
     trained.step(cosine_rate(step, settings.steps, 100, settings.learning_rate));
     sum += error.detach().square().mean().item<double>(), ++summed;
+    if (stop && stop()) {
+      trained.save(checkpoint);
+      fail(ExitCode::requeue,
+           "the VAE's training stopped as asked at step {} (its state is in {}): run the same command again",
+           trained.step_count(), checkpoint.string());
+    }
     const double since_commit = std::chrono::duration<double>(Clock::now() - committed).count();
     if (trained.step_count() % settings.report_every == 0 || trained.step_count() == settings.steps) {
       const double seconds = std::chrono::duration<double>(Clock::now() - reported).count();

@@ -2,6 +2,7 @@
 #include <torch/torch.h>
 
 #include <filesystem>
+#include <functional>
 
 #include "base/random.h"
 #include "data/shapes_score.h"
@@ -10,7 +11,7 @@
 namespace surgery {
 
 struct VaePretraining {
-  int64_t steps = 8000;
+  int64_t steps = 3000;
   int64_t batch = 4, frames = 9, crop = 48;  ///< clips a step, frames, pixels a side
   double learning_rate = 1.5e-3;
   double latent_noise = 0.03;
@@ -28,9 +29,10 @@ VaeConfig small_vae_config();
 Vae initial_vae(const VaeConfig& config, RandomKey key);
 
 /// Trains on crops of shapes clips and of clips with random colours and motion; commits its state to
-/// `work`/vae.safetensors and continues from there. With `stopping` set from outside (a signal), commits and
-/// throws Error{requeue}.
-Vae pretrain_vae(const VaePretraining& settings, RandomKey key, const std::filesystem::path& work);
+/// `work`/vae.safetensors and continues from there. When `stop` (polled between steps) asks
+/// for it, commits and throws Error{requeue}.
+Vae pretrain_vae(const VaePretraining& settings, RandomKey key, const std::filesystem::path& work,
+                 const std::function<bool()>& stop = {});
 
 /// Writes per-channel mean and standard deviation of the latents of `clips` training clips into the
 /// configuration.

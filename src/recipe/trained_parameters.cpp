@@ -28,7 +28,13 @@ double TrainedParameters::step(double learning_rate) {
   for (auto& value : values_) {
     if (!value.mutable_grad().defined()) value.mutable_grad() = at::zeros_like(value);
     gradients.push_back(value.grad());
+    value.mutable_grad().reset();
   }
+  return step(learning_rate, std::move(gradients));
+}
+
+double TrainedParameters::step(double learning_rate, std::vector<at::Tensor> gradients) {
+  const at::NoGradGuard no_gradient;
   const double norm = at::stack(at::_foreach_norm(gradients, 2)).norm().item<double>();
   ++steps_;
   if (std::isfinite(norm)) {
@@ -52,7 +58,6 @@ double TrainedParameters::step(double learning_rate) {
       at::_foreach_lerp_(average_, values_, 1 - decay);
     }
   }
-  for (auto& value : values_) value.mutable_grad().reset();
   return norm;
 }
 

@@ -28,9 +28,12 @@ class TrainedParameters {
   TrainedParameters(TensorMap& values, TrainingSettings settings);
 
   int64_t step_count() const { return steps_; }
-  /// One update from the gradients, which are then cleared; returns their norm before clipping. An update
-  /// with a norm that is not finite is skipped (and counted as a step).
+  const std::vector<at::Tensor>& values() const { return values_; }
+  /// One update from the gradients (one per value, which may be changed; or those of a backward pass, which
+  /// are then cleared); returns their norm before clipping. An update with a norm that is not finite is
+  /// skipped (and counted as a step).
   double step(double learning_rate);
+  double step(double learning_rate, std::vector<at::Tensor> gradients);
   /// Parameters averaged over the steps (the values themselves without an average), detached.
   TensorMap averaged() const;
 

@@ -67,9 +67,10 @@ class Tokenizer {
 
 /// Trains a SentencePiece unigram model on lines (ids pad 0, eos 1, bos 2, unk 3) and writes a folder that
 /// transformers' AutoTokenizer loads too. Few lines may give fewer pieces than `vocab_size`. Equal lines give
-/// equal files.
+/// equal files. `words` become one piece each where they follow a space, whatever the training thinks of
+/// them: on a small corpus it cuts even frequent words into letters.
 void train_tokenizer(const std::vector<std::string>& lines, int64_t vocab_size, int64_t max_length,
-                     const std::filesystem::path& folder);
+                     const std::filesystem::path& folder, const std::vector<std::string>& words = {});
 
 /// Embeds a prompt: tokenise, encode, the n real rows [n, d_model] fp32 CPU.
 at::Tensor embed_prompt(const Tokenizer& tokenizer, const TextEncoder& encoder, const std::string& prompt);

@@ -44,8 +44,11 @@ class LineIterator : public sentencepiece::SentenceIterator {
   size_t next_ = 0;
 };
 
-std::string train_model(const std::vector<std::string>& lines, int64_t vocab_size) {
-  const std::unordered_map<std::string, std::string> settings{
+std::string train_model(const std::vector<std::string>& lines, int64_t vocab_size,
+                        const std::vector<std::string>& words) {
+  std::string whole;
+  for (const auto& word : words) whole += (whole.empty() ? "\u2581" : ",\u2581") + word;
+  std::unordered_map<std::string, std::string> settings{
       {"model_type", "unigram"},
       {"vocab_size", std::to_string(vocab_size)},
       {"pad_id", "0"},
@@ -58,6 +61,7 @@ std::string train_model(const std::vector<std::string>& lines, int64_t vocab_siz
       {"shuffle_input_sentence", "false"},
       {"minloglevel", "2"},
   };
+  if (!whole.empty()) settings["user_defined_symbols"] = whole;
   std::string model;
   LineIterator iterator(lines);
   const auto status = sentencepiece::SentencePieceTrainer::Train(settings, &iterator, &model);
@@ -111,10 +115,10 @@ int64_t Tokenizer::vocab_size() const {
 }
 
 void train_tokenizer(const std::vector<std::string>& lines, int64_t vocab_size, int64_t max_length,
-                     const fs::path& folder) {
+                     const fs::path& folder, const std::vector<std::string>& words) {
   std::vector<std::string> cleaned;
   for (const std::string& line : lines) cleaned.push_back(clean_prompt(line));
-  const std::string model = train_model(cleaned, vocab_size);
+  const std::string model = train_model(cleaned, vocab_size, words);
   // What transformers' T5Tokenizer wants to know; extra_ids are T5's sentinels, of which this model has none.
   const Json config{{"tokenizer_class", "T5Tokenizer"},
                     {"model_max_length", max_length},

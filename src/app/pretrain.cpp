@@ -1,0 +1,50 @@
+#include "recipe/pretrain.h"
+
+#include "app/command.h"
+#include "base/signals.h"
+
+namespace surgery {
+namespace {
+
+ExitCode run(Context& context) {
+  if (context.session.rank() != 0) return ExitCode::done;  // one process trains: it is small
+  const auto& options = context.options;
+  Pretraining settings;
+  settings.vae.steps = options.integer("vae-steps", settings.vae.steps);
+  auto& transformer = settings.transformer;
+  transformer.seed = context.config.run.seed;
+  transformer.clips = options.integer("clips", transformer.clips);
+  transformer.image_steps = options.integer("image-steps", transformer.image_steps);
+  transformer.video_steps = options.integer("video-steps", transformer.video_steps);
+  settings.score_clips = options.integer("score-clips", settings.score_clips);
+  if (settings.vae.steps < 1 || transformer.clips < 1 || transformer.image_steps < 0 ||
+      transformer.video_steps < 0 || settings.score_clips < 0)
+    fail_usage("pretrain was asked for a negative number of steps or clips: give positive ones");
+  if (context.config.run.threads > 0) at::set_num_threads(static_cast<int>(context.config.run.threads));
+  const std::string& wanted = context.config.model.device;
+  const bool gpu = wanted == "cuda" || (wanted == "auto" && torch::cuda::is_available());
+  const at::Device device(gpu ? at::kCUDA : at::kCPU);
+  settings.vae.device = device;
+  const std::filesystem::path output = options.text("output");
+  pretrain_teacher(settings, output, options.text("work", output.string() + ".work"), device, stop_requested);
+  return ExitCode::done;
+}
+
+}  // namespace
+
+Command pretrain_command() {
+  return {"pretrain",
+          "train the small shapes teacher from nothing, or continue",
+          run,
+          CommandKind::tool,
+          {{"output", "DIR", "where the model goes, in the diffusers layout", true},
+           {"work", "DIR", "checkpoints and latents to continue from [DIR.work]"},
+           {"vae-steps", "N", "updates of the VAE"},
+           {"clips", "N", "clips in the latent cache"},
+           {"image-steps", "N", "updates of the transformer on pictures"},
+           {"video-steps", "N", "updates of the transformer on clips"},
+           {"score-clips", "N", "clips of the closing score, 0 = none [128]"}},
+          ""};
+}
+
+}  // namespace surgery
