@@ -2,6 +2,8 @@
 
 #include <fmt/ranges.h>
 
+#include <chrono>
+
 namespace surgery {
 namespace {
 
@@ -21,6 +23,18 @@ std::string listing(const std::string& between, bool with_help) {
   return fmt::format("{}", fmt::join(lines, between));
 }
 
+/// For benchmarks: {"seconds": [...]} of so many further runs. The first run has warmed caches and allocator.
+void print_seconds(int64_t repeats, const std::function<void()>& action) {
+  if (repeats <= 0) return;
+  std::vector<double> seconds;
+  for (int64_t i = 0; i < repeats; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    action();
+    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  fmt::print("{{\"seconds\": [{:.6f}]}}\n", fmt::join(seconds, ", "));
+}
+
 ExitCode run(Context& context) {
   if (context.session.rank() != 0) return ExitCode::done;
   const auto& wanted = context.options.text("component");
@@ -32,6 +46,8 @@ ExitCode run(Context& context) {
     if (context.options.has("input")) input = TensorStore::open_file(context.options.text("input")).all();
     const torch::NoGradGuard no_gradient;
     save_tensors(output, component.run(model, input, context.options));
+    print_seconds(context.options.integer("repeat", 0),
+                  [&] { component.run(model, input, context.options); });
     return ExitCode::done;
   }
   fail_usage("component \"{}\" is unknown (a model has {}): name one of them", wanted, listing(", ", false));
@@ -82,6 +98,7 @@ Command forward_command() {
            {"component", "NAME", listing("; ", true), true},
            {"input", "FILE", "safetensors file with the inputs", false},
            {"output", "FILE", "safetensors file to write", true},
+           {"repeat", "N", "run N times more and print the seconds of each as JSON, loading included", false},
            {"device", "NAME", "transformer: cpu (default) or cuda", false},
            {"precision", "NAME", "transformer: fp32 (default) or bf16, whatever the file holds", false},
            {"sampler", "NAME", "scheduler: euler, euler-ancestral, unipc (default), dpm++2m", false},
