@@ -111,6 +111,17 @@ def test_16_bit_weights_are_computed_in_fp32(tmp_path):
     assert difference(ours, expected) <= TOLERANCE
 
 
+def test_repeat_prints_the_seconds_of_each_run(small, tmp_path):
+    save_file({"video": torch.zeros(1, 3, 1, 16, 16)}, tmp_path / "input.safetensors")
+    result = subprocess.run([BINARY, "forward", "--model", str(small), "--component", "vae-encode", "--repeat", "2",
+                             "--input", str(tmp_path / "input.safetensors"),
+                             "--output", str(tmp_path / "output.safetensors")], capture_output=True, text=True)
+    assert result.returncode == DONE, result.stderr
+    seconds = json.loads(result.stdout)["seconds"]
+    assert len(seconds) == 2 and all(value > 0 for value in seconds)
+    assert "mean" in load_file(tmp_path / "output.safetensors")
+
+
 # ---- bad input: exit code, message, no output left behind
 
 VIDEO = {"video": torch.zeros(1, 3, 5, 16, 16)}
