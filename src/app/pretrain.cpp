@@ -1,5 +1,7 @@
 #include "recipe/pretrain.h"
 
+#include <algorithm>
+
 #include "app/command.h"
 #include "base/signals.h"
 
@@ -20,11 +22,15 @@ ExitCode run(Context& context) {
   if (settings.vae.steps < 1 || transformer.clips < 1 || transformer.image_steps < 0 ||
       transformer.video_steps < 0 || settings.score_clips < 0)
     fail_usage("pretrain was asked for a negative number of steps or clips: give positive ones");
-  if (context.config.run.threads > 0) at::set_num_threads(static_cast<int>(context.config.run.threads));
   const std::string& wanted = context.config.model.device;
   const bool gpu = wanted == "cuda" || (wanted == "auto" && torch::cuda::is_available());
   const at::Device device(gpu ? at::kCUDA : at::kCPU);
   settings.vae.device = device;
+  const int64_t threads = context.config.run.threads > 0 ? context.config.run.threads : at::get_num_threads();
+  // Samples side by side rather than operators of two threads: the largest power of two that the batches
+  // allow.
+  while (!gpu && 2 * transformer.workers <= std::min<int64_t>(threads, 4)) transformer.workers *= 2;
+  at::set_num_threads(transformer.workers > 1 ? 1 : static_cast<int>(threads));
   const std::filesystem::path output = options.text("output");
   pretrain_teacher(settings, output, options.text("work", output.string() + ".work"), device, stop_requested);
   return ExitCode::done;

@@ -15,17 +15,17 @@ namespace surgery {
 struct PretrainTransformerOptions {
   int64_t blocks = 10, heads = 8, head_dim = 16, ffn_dim = 384;
   int64_t frames = 17, height = 128, width = 160;
-  int64_t clips = 4096;  ///< in the latent cache
-  int64_t image_steps = 3000, image_batch = 32;
-  int64_t video_steps = 9000, video_batch = 8;
+  int64_t clips = 2048;  ///< in the latent cache
+  int64_t image_steps = 4000, image_batch = 16;
+  int64_t video_steps = 9000, video_batch = 4;
   /// Threads that each take a share of every batch (the batch must be a multiple). Whole samples in parallel
   /// cost one meeting a step where parallel operators of this size meet a thousand times; with one operator
   /// thread each.
   int64_t workers = 1;
-  int64_t warmup = 200;
-  double learning_rate = 1e-3;
-  double decay_share = 0.25;  ///< last share of the video steps, over which the rate falls linearly to zero
-  bool muon = true;           ///< for the blocks' matrices; AdamW for the rest
+  int64_t warmup = 50;
+  double learning_rate = 2e-3;
+  double decay_share = 0.6;  ///< last share of the video steps, over which the rate falls linearly to zero
+  bool muon = true;          ///< for the blocks' matrices; AdamW for the rest
   double ema = 0.999, gradient_clip = 1, weight_decay = 0.01;
   double shift = 3, text_dropout = 0.1;
   double guidance = 3;          ///< of the evaluations
