@@ -2,6 +2,9 @@
 #include "wan/vae.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
 
 #include "base/errors.h"
 
@@ -147,6 +150,26 @@ TEST(Vae, NormalizeUndoesDenormalize) {
   const auto normal = vae.normalize(latents);
   EXPECT_LT(relative_difference(vae.denormalize(normal), latents), kRounding);
   EXPECT_FLOAT_EQ(normal[0][1][0][0][0].item<float>(), (latents[0][1][0][0][0].item<float>() + 1) / 3);
+}
+
+TEST(Vae, SurvivesItsFolder) {
+  const auto folder = std::filesystem::temp_directory_path() / fmt::format("surgery-vae-{}", getpid());
+  const auto vae = Vae::random(small_config(2), RandomKey{14});
+  vae.save(folder / "vae", at::kFloat);
+  const auto back = Vae::load(folder);  // the pipeline's folder
+  EXPECT_EQ(back.config().to_json(), vae.config().to_json());
+  for (const auto& [name, tensor] : vae.parameters()) {
+    EXPECT_TRUE(at::equal(back.parameters().at(name), tensor)) << name;
+  }
+  vae.save(folder / "half", at::kBFloat16);
+  auto half = Vae::load(folder / "half");  // the component's own folder
+  half.to(at::kCPU, at::kFloat);           // own memory: may be trained further
+  for (auto& [name, tensor] : half.parameters()) {
+    EXPECT_EQ(tensor.scalar_type(), at::kFloat);
+    EXPECT_TRUE(at::equal(tensor, vae.parameters().at(name).to(at::kBFloat16).to(at::kFloat))) << name;
+    tensor.add_(1);
+  }
+  std::filesystem::remove_all(folder);
 }
 
 TEST(Vae, RefusesClipsThatDoNotFit) {
