@@ -1,0 +1,90 @@
+#include "data/inspect.h"
+
+#include "data/latent_shard.h"
+#include "storage/safetensors.h"
+#include "storage/tensor_store.h"
+#include "test_clips.h"
+
+namespace surgery {
+namespace {
+
+using Inspect = DataTest;
+
+TEST_F(Inspect, SafetensorsListTheirTensors) {
+  save_tensors(file("a.safetensors"), {{"w", at::zeros({2, 3})}, {"b", at::zeros({4}, at::kBFloat16)}},
+               {{"format", "pt"}});
+  const auto found = inspect_file(file("a.safetensors"));
+  EXPECT_EQ(found["kind"], "safetensors");
+  EXPECT_EQ(found["numbers"], 10);
+  EXPECT_EQ(found["metadata"]["format"], "pt");
+  EXPECT_EQ(found["tensors"][0]["name"], "b");
+  EXPECT_EQ(found["tensors"][0]["dtype"], "BF16");
+  EXPECT_EQ(found["tensors"][1]["shape"], (std::vector<int64_t>{2, 3}));
+  const std::string text = inspection_text(found);
+  EXPECT_NE(text.find("tensors: 2\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("  w     F32    2x3\n"), std::string::npos) << text;
+}
+
+TEST_F(Inspect, LatentShardsTellTheirSamples) {
+  ShardHeader header;
+  header.space = {"v", "t", {0, 0}, {1, 1}, 8, 6};
+  header.frames = 5;
+  LatentShardWriter writer(file("a.h5"), header);
+  LatentSample sample;
+  sample.latents = at::full({2, 2, 2, 2}, 0.5);
+  sample.text = at::ones({3, 6});
+  sample.prompt = "a cat";
+  sample.id = "cat.mp4";
+  writer.add(sample);
+  writer.commit();
+  const auto found = inspect_file(file("a.h5"));
+  EXPECT_EQ(found["kind"], "surgery-latents");
+  EXPECT_EQ(found["shard"]["samples"], 1);
+  EXPECT_EQ(found["shard"]["latent_mean"], 0.5);
+  EXPECT_EQ(found["shard"]["first_samples"][0]["prompt"], "a cat");
+  EXPECT_NE(inspection_text(found).find("checksums: verified"), std::string::npos);
+}
+
+TEST_F(Inspect, TextFilesAreToldApart) {
+  write("p.txt", "a cat, sitting\na dog\tA large dog.\n");
+  EXPECT_EQ(inspect_file(file("p.txt"))["kind"], "prompts");
+  EXPECT_EQ(inspect_file(file("p.txt"))["extended"], 1);
+  write("anno.json", R"([{"path": "a.mp4", "cap": "x"}, {"path": "a.jpg", "cap": "x"}])");
+  write("data.txt", ".,anno.json\n");
+  for (const char* name : {"data.txt", "anno.json"}) {
+    const auto found = inspect_file(file(name));
+    EXPECT_EQ(found["clips"], 1) << name;
+    EXPECT_EQ(found["bad_records"], 1) << name;
+  }
+  write("selection.json", R"({"rates": [1, 2, "linear"], "cost": 5})");
+  EXPECT_EQ(inspect_file(file("selection.json"))["content"]["rates"][2], "linear");
+  write("tables.csv", "block,rate\n0,1\n0,2\n");
+  EXPECT_EQ(inspect_file(file("tables.csv"))["rows"], 2);
+  EXPECT_EQ(inspect_file(folder_)["files"].size(), 5u);
+}
+
+TEST_F(Inspect, VideosAreProbed) {
+  SKIP_WITHOUT_VIDEO();
+  write_mp4(file("a.mp4"), numbered_frames(5, 64, 96));
+  const auto found = inspect_file(file("a.mp4"));
+  EXPECT_EQ(found["kind"], "video");
+  EXPECT_EQ(found["frames"], 5);
+  EXPECT_EQ(found["width"], 96);
+}
+
+TEST_F(Inspect, WhatIsDamagedOrUnknownIsAnError) {
+  expect_failure([&] { inspect_file(file("none")); }, ExitCode::io, {"none", "no such file"});
+  write("empty.txt", "");
+  expect_failure([&] { inspect_file(file("empty.txt")); }, ExitCode::data, {"is empty"});
+  write("a.bin", "what is this");
+  expect_failure([&] { inspect_file(file("a.bin")); }, ExitCode::data, {"a.bin", "no kind of file"});
+  write("a.h5", "not HDF5");
+  expect_failure([&] { inspect_file(file("a.h5")); }, ExitCode::data, {"a.h5"});
+  write("a.safetensors", "short");
+  expect_failure([&] { inspect_file(file("a.safetensors")); }, ExitCode::data, {"a.safetensors"});
+  write("a.json", "{\"a\": ");
+  expect_failure([&] { inspect_file(file("a.json")); }, ExitCode::data, {"a.json"});
+}
+
+}  // namespace
+}  // namespace surgery
