@@ -272,6 +272,21 @@ TEST_F(Video, TruncatedFilesAreErrorsWhereverTheyEnd) {
   }
 }
 
+TEST_F(Video, AStreamThatEndsEarlyIsAnError) {
+  // webm has no index to miss: the frames there are can be read, and must not pass for the whole clip
+  try {
+    write_frames(file("a.webm"), colour_frames(33, 64, 96), {});
+  } catch (const Error& error) {
+    ASSERT_EQ(error.code(), ExitCode::usage) << error.what();
+    GTEST_SKIP() << "no encoder for webm";
+  }
+  const std::string whole = slurp(file("a.webm"));
+  for (const size_t percent : {30u, 60u, 90u}) {
+    write("b.webm", whole.substr(0, whole.size() * percent / 100));
+    expect_failure([&] { read_clip(file("b.webm"), clip_of(33, 64, 96)); }, ExitCode::data, {"b.webm"});
+  }
+}
+
 TEST_F(Video, DamagedBytesNeverCrashTheReader) {
   write_mp4(file("a.mp4"), colour_frames(17, 64, 96));
   const std::string whole = slurp(file("a.mp4"));
