@@ -49,6 +49,9 @@ void set_quality(AVCodecContext* codec, int quality) {
   const std::string name = codec->codec->name;
   if (name == "libx264" || name == "libvpx-vp9" || name == "libvpx") {
     av_opt_set_int(codec->priv_data, "crf", quality, 0);
+    // For small pictures, x264's macroblock tree depends on memory it never wrote: equal frames gave unequal
+    // bytes.
+    if (name == "libx264") av_opt_set_int(codec->priv_data, "mbtree", 0, 0);
     if (name != "libx264")
       codec->bit_rate = name == "libvpx" ? 20'000'000 : 0;  // vp8's CRF is bounded by a rate
   } else if (name == "libopenh264") {
