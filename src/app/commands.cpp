@@ -11,6 +11,7 @@ Command finetune_command();
 Command forward_command();
 Command generate_command();
 Command info_command();
+Command plan_command();
 Command pretrain_command();
 Command report_command();
 Command run_command();
@@ -19,6 +20,7 @@ Command tables_command();
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> table{
+      plan_command(),
       run_command(),
       cache_command(),
       distill_command(),
@@ -30,8 +32,8 @@ const std::vector<Command>& commands() {
       evaluate_command(),
       report_command(),
       forward_command(),
-      info_command(),
       pretrain_command(),
+      info_command(),
   };
   return table;
 }

@@ -1,4 +1,5 @@
 """The program as a person meets it: exit codes, messages and help of the built binary (SURGERY_BINARY)."""
+import contextlib
 import json
 import os
 import pathlib
@@ -7,10 +8,21 @@ import tempfile
 import unittest
 
 BINARY = os.environ["SURGERY_BINARY"]
+SOURCE = pathlib.Path(__file__).resolve().parents[2]
 
 
 def surgery(*arguments):
     return subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=120)
+
+
+@contextlib.contextmanager
+def working_directory(path):
+    before = os.getcwd()
+    os.chdir(path)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 class CommandLine(unittest.TestCase):
@@ -42,6 +54,30 @@ class CommandLine(unittest.TestCase):
         self.assertIn("--trajectories.guidance", help_text.stdout)
         self.assertIn("--json", surgery("info", "--help").stdout)
         self.assertRegex(surgery("--version").stdout, r"^surgery \d+\.\d+\.\d+ \(\w+")
+
+    def test_plan_needs_sizes_alone(self):
+        wan = ["--config", str(SOURCE / "configs/models/wan2.1-t2v-14b.cfg")]
+        wan += ["--config", str(SOURCE / "configs/recipes/wan2.1-480p.cfg"), "--generate.count=8"]
+        wan += ["--rate=9.9e14", "--ranks=64", "--disk=100000"]
+        with working_directory(SOURCE):
+            result = surgery("plan", *wan, "--json")
+            self.assertEqual(result.returncode, 0, result.stderr)
+            plan = json.loads(result.stdout)
+            self.assertEqual(plan["parameters"], 14288491584)
+            names = [stage["name"] for stage in plan["stages"]]
+            self.assertEqual(names, ["trajectories", "distill", "encode", "finetune", "model", "generate"])
+            self.assertGreater(plan["device_hours"], 0)
+            self.refused(64, "finetune needs", "plan", *wan, "--memory=80")
+            self.refused(64, "on disk", "plan", *wan, "--memory=10000", "--disk=1")
+        self.refused(64, "neither model.path nor model.config", "plan")
+        self.refused(74, "/absent", "plan", "--model.config=/absent")
+
+    def test_recipes_and_models_are_valid_configurations(self):
+        files = sorted((SOURCE / "configs").rglob("*.cfg"))
+        self.assertGreater(len(files), 3)
+        for file in files:
+            result = surgery("info", "--json", "--config", str(file))
+            self.assertEqual(result.returncode, 0, f"{file}: {result.stderr}")
 
     def test_info_tells_build_and_ranks(self):
         result = surgery("info", "--json")

@@ -1,0 +1,209 @@
+#include "recipe/plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <regex>
+
+#include "base/errors.h"
+#include "recipe/plan_stages.h"
+#include "storage/atomic_file.h"
+
+namespace surgery {
+namespace {
+
+constexpr double GiB = 1024.0 * 1024.0 * 1024.0;
+
+double sum(const std::vector<PlanTerm>& terms) {
+  double bytes = 0;
+  for (const PlanTerm& term : terms) bytes += term.bytes;
+  return bytes;
+}
+
+const PlanTerm& largest(const std::vector<PlanTerm>& terms) {
+  return *std::max_element(terms.begin(), terms.end(),
+                           [](const PlanTerm& a, const PlanTerm& b) { return a.bytes < b.bytes; });
+}
+
+/// Seconds: the slowest rank's share, since pieces are not divided; hours: of the ranks that are lent
+/// meanwhile.
+void add_time(PlanStage& stage, const PlanMachine& machine) {
+  const int64_t rounds = (stage.parallel + machine.ranks - 1) / machine.ranks;
+  const double share = double(rounds) / double(std::max<int64_t>(1, stage.parallel));
+  stage.seconds = stage.flops * share / machine.flops_per_second;
+  stage.device_hours = stage.seconds * double(machine.ranks) / 3600;
+}
+
+void refuse_what_exceeds(Plan& plan) {
+  for (const PlanStage& stage : plan.stages) {
+    const double need = stage.memory_bytes(), have = plan.machine.memory_bytes;
+    if (have <= 0 || need <= have || stage.units == 0) continue;
+    const PlanTerm& term = largest(stage.memory);
+    plan.faults.push_back(
+        fmt::format("{} needs {:.1f} GiB of memory a rank, {:.1f} GiB are there; the largest term: {}, "
+                    "{:.1f} GiB",
+                    stage.name, need / GiB, have / GiB, term.name, term.bytes / GiB));
+  }
+  const double need = plan.disk_bytes(), have = plan.machine.disk_bytes;
+  if (have > 0 && need > have) {
+    std::vector<PlanTerm> all;
+    for (const PlanStage& stage : plan.stages)
+      for (const PlanTerm& term : stage.disk) all.push_back({stage.name + ": " + term.name, term.bytes});
+    const PlanTerm& term = largest(all);
+    plan.faults.push_back(
+        fmt::format("the run needs {:.1f} GiB on disk, {:.1f} GiB are free; the largest term: {}, {:.1f} GiB",
+                    need / GiB, have / GiB, term.name, term.bytes / GiB));
+  }
+}
+
+/// The sizes of text_encoder/config.json alone; the encoder itself checks the rest when it is loaded.
+TextEncoderConfig read_text_encoder(const std::filesystem::path& file) {
+  const auto json = nlohmann::json::parse(read_file(file), nullptr, false);
+  TextEncoderConfig c;
+  for (const auto& [name, field] : {std::pair{"vocab_size", &TextEncoderConfig::vocab_size},
+                                    {"d_model", &TextEncoderConfig::d_model},
+                                    {"d_kv", &TextEncoderConfig::d_kv},
+                                    {"d_ff", &TextEncoderConfig::d_ff},
+                                    {"num_layers", &TextEncoderConfig::num_layers},
+                                    {"num_heads", &TextEncoderConfig::num_heads}}) {
+    VALIDATE(json.is_object() && json.contains(name) && json[name].is_number_integer() && json[name] > 0,
+             "{}: no positive integer {} (the encoder's size is unknown): use the model's own file",
+             file.string(), name);
+    c.*field = json[name].get<int64_t>();
+  }
+  return c;
+}
+
+int64_t count_matching(const std::filesystem::path& folder, const std::regex& pattern) {
+  std::error_code ignored;  // a folder that is not there holds nothing
+  int64_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored))
+    count += std::regex_match(entry.path().filename().string(), pattern) ? 1 : 0;
+  return count;
+}
+
+}  // namespace
+
+double PlanStage::memory_bytes() const {
+  return sum(memory);
+}
+double PlanStage::disk_bytes() const {
+  return sum(disk);
+}
+
+double Plan::flops() const {
+  double total = 0;
+  for (const PlanStage& stage : stages) total += stage.flops;
+  return total;
+}
+double Plan::disk_bytes() const {
+  double total = 0;
+  for (const PlanStage& stage : stages) total += stage.disk_bytes();
+  return total;
+}
+double Plan::seconds() const {
+  double total = 0;
+  for (const PlanStage& stage : stages) total += stage.seconds;
+  return total;
+}
+double Plan::device_hours() const {
+  double total = 0;
+  for (const PlanStage& stage : stages) total += stage.device_hours;
+  return total;
+}
+
+ModelSizes read_model_sizes(const ModelSection& model) {
+  const std::string& folder = model.path.empty() ? model.config : model.path;
+  if (folder.empty())
+    fail_usage(
+        "neither model.path nor model.config is set (the model's sizes are unknown): give "
+        "--model.config=configs/models/wan2.1-t2v-1.3b, or another folder that holds "
+        "transformer/config.json");
+  ModelSizes sizes;
+  sizes.folder = folder;
+  const auto part = [&](const char* name) { return sizes.folder / name; };
+  const auto transformer = part("transformer/config.json");
+  sizes.transformer = TransformerConfig::from_json(read_file(transformer), transformer.string());
+  if (const auto file = part("vae/config.json"); std::filesystem::exists(file))
+    sizes.vae = VaeConfig::from_json(read_file(file), file.string());
+  if (const auto file = part("text_encoder/config.json"); std::filesystem::exists(file))
+    sizes.text_encoder = read_text_encoder(file);
+  if (const auto file = part("tokenizer/tokenizer_config.json"); std::filesystem::exists(file)) {
+    const auto json = nlohmann::json::parse(read_file(file), nullptr, false);
+    VALIDATE(
+        !json.is_discarded() && json.is_object() && json.contains("model_max_length") &&
+            json["model_max_length"].is_number_integer(),
+        "{}: no integer model_max_length (the length of the text is unknown): use the tokenizer of the model",
+        file.string());
+    sizes.text_tokens = json["model_max_length"];
+  }
+  return sizes;
+}
+
+CostGeometry cost_geometry(const TransformerConfig& t, int64_t text_tokens, int64_t frames, int64_t height,
+                           int64_t width) {
+  CostGeometry g;
+  g.tokens = video_tokens(frames, height, width);
+  g.text_tokens = text_tokens;
+  g.heads = t.num_attention_heads;
+  g.head_dim = t.attention_head_dim;
+  g.dim = t.dim();
+  g.ffn_dim = t.ffn_dim;
+  g.blocks = t.num_layers;
+  g.in_channels = t.in_channels;
+  g.out_channels = t.out_channels;
+  g.patch = 1;
+  for (const int64_t size : t.patch_size) g.patch *= size;
+  g.text_dim = t.text_dim;
+  g.freq_dim = t.freq_dim;
+  return g;
+}
+
+Plan make_plan(const Config& config, const ModelSizes& model, const PlanMachine& machine) {
+  EXPECT(machine.ranks > 0 && machine.flops_per_second > 0);
+  Plan plan;
+  plan.machine = machine;
+  plan.model = model;
+  const StagePlanner planner(config, model, machine.ranks, plan.notes);
+  plan.stages = {planner.trajectories(), planner.distill(), planner.encode(),
+                 planner.finetune(),     planner.model(),   planner.generate()};
+  for (PlanStage& stage : plan.stages) add_time(stage, machine);
+  const int64_t units = plan.stages[1].parallel;
+  if (machine.ranks > units)
+    plan.notes.push_back(
+        fmt::format("distillation has {} units of blocks: {} of {} ranks will wait meanwhile", units,
+                    machine.ranks - units, machine.ranks));
+  plan.notes.push_back(
+      "communication, reading and writing are not in the seconds; activations are estimates");
+  refuse_what_exceeds(plan);
+  return plan;
+}
+
+void count_existing(Plan& plan, const Config& config) {
+  const std::filesystem::path run = config.run.directory;
+  const auto count = [&](const char* folder, const char* pattern) {
+    return count_matching(run / folder, std::regex(pattern));
+  };
+  for (PlanStage& stage : plan.stages) {
+    if (stage.name == "trajectories") stage.exists = count("cache", R"(trajectory-\d+\.h5)");
+    if (stage.name == "distill") stage.exists = count("distill", R"(block-\d+\.h5)");
+    if (stage.name == "model")
+      stage.exists = std::filesystem::exists(run / "model/transformer/config.json") ? 1 : 0;
+    if (stage.name == "finetune") {
+      stage.exists = 0;
+      std::error_code ignored;
+      for (const auto& entry : std::filesystem::directory_iterator(run / "finetune", ignored)) {
+        const std::string name = entry.path().filename().string();
+        if (std::regex_match(name, std::regex(R"(step-\d+)")))
+          stage.exists = std::max(*stage.exists, int64_t{std::stoll(name.substr(5))});
+      }
+    }
+    if (stage.name == "generate") {
+      stage.exists = 0;
+      std::error_code ignored;
+      for (const auto& entry : std::filesystem::directory_iterator(run / "samples", ignored))
+        *stage.exists += count_matching(entry.path(), std::regex(R"(sample-\d+\.h5)"));
+    }
+  }
+}
+
+}  // namespace surgery

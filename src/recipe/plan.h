@@ -1,0 +1,82 @@
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "attention/cost_model.h"
+#include "recipe/config.h"
+#include "wan/text_encoder.h"
+#include "wan/transformer.h"
+#include "wan/vae.h"
+
+namespace surgery {
+
+/// The model as a plan needs it: configurations, no weights.
+struct ModelSizes {
+  std::filesystem::path folder;
+  TransformerConfig transformer;
+  VaeConfig vae;
+  TextEncoderConfig text_encoder;
+  int64_t text_tokens = 512;  ///< model_max_length of tokenizer/tokenizer_config.json
+};
+/// Reads model.config (or model.path): transformer/config.json, and vae, text_encoder, tokenizer where they
+/// exist (else Wan2.1's). Error{usage} when neither is set, Error{io} when transformer/config.json cannot be
+/// read, Error{data}.
+ModelSizes read_model_sizes(const ModelSection& model);
+
+/// What the plan is made for.
+struct PlanMachine {
+  int64_t ranks = 1;
+  double flops_per_second = 0;  ///< sustained, of one rank
+  std::string rate_origin;      ///< "stated", or how it was measured
+  double memory_bytes = 0;      ///< of one rank (of its device); 0 = unknown, nothing is refused
+  double disk_bytes = 0;        ///< free where the run will lie; 0 = unknown
+};
+
+/// One named quantity in bytes with what it is made of.
+struct PlanTerm {
+  std::string name;
+  double bytes = 0;
+};
+
+struct PlanStage {
+  std::string name, unit;              ///< "trajectories"; what is counted ("prompts")
+  int64_t units = 0, parallel = 1;     ///< pieces of work; how many can be made at once at most
+  std::optional<int64_t> exists = {};  ///< pieces found on disk
+  double flops = 0;                    ///< over all ranks
+  double seconds = 0, device_hours = 0;
+  std::vector<PlanTerm> memory = {};  ///< of one rank, while the stage runs
+  std::vector<PlanTerm> disk = {};    ///< what it leaves
+  double memory_bytes() const;
+  double disk_bytes() const;
+};
+
+struct Plan {
+  PlanMachine machine;
+  ModelSizes model;
+  std::vector<PlanStage> stages;
+  std::vector<std::string> notes;   ///< what was assumed or is not known
+  std::vector<std::string> faults;  ///< what cannot fit, with the largest terms named
+  double flops() const;
+  double disk_bytes() const;
+  double device_hours() const;
+  double seconds() const;
+};
+
+/// Costs of the whole recipe by formula (recipe/plan_stages.cpp states each). Error{usage} for sizes that do
+/// not fit.
+Plan make_plan(const Config& config, const ModelSizes& model, const PlanMachine& machine);
+
+/// Counts finished artifacts of a run directory by name, without opening them.
+void count_existing(Plan& plan, const Config& config);
+
+std::string plan_text(const Plan& plan);
+nlohmann::ordered_json plan_json(const Plan& plan);
+
+CostGeometry cost_geometry(const TransformerConfig& transformer, int64_t text_tokens, int64_t frames,
+                           int64_t height, int64_t width);
+
+}  // namespace surgery

@@ -1,0 +1,106 @@
+// A plan as text and as JSON.
+#include <cmath>
+
+#include "recipe/component_cost.h"
+#include "recipe/plan.h"
+
+namespace surgery {
+namespace {
+
+std::string bytes_text(double bytes) {
+  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+  size_t i = 0;
+  while (bytes >= 1024 && i < 5) bytes /= 1024, ++i;
+  return fmt::format("{:.{}f} {}", bytes, i == 0 ? 0 : 1, units[i]);
+}
+
+std::string flops_text(double flops) {
+  const char* units[] = {"", "K", "M", "G", "T", "P", "E", "Z"};
+  size_t i = 0;
+  while (flops >= 1000 && i < 7) flops /= 1000, ++i;
+  return fmt::format("{:.1f} {}FLOP", flops, units[i]);
+}
+
+std::string time_text(double seconds) {
+  if (seconds < 120) return fmt::format("{:.1f} s", seconds);
+  if (seconds < 7200) return fmt::format("{:.1f} min", seconds / 60);
+  return seconds < 172800 ? fmt::format("{:.1f} h", seconds / 3600)
+                          : fmt::format("{:.1f} days", seconds / 86400);
+}
+
+void add_terms(std::string& text, const char* title, const PlanStage& stage,
+               const std::vector<PlanTerm>& terms, double total) {
+  if (terms.empty()) return;
+  text += fmt::format("  {:<14}{:<62}{:>12}\n", stage.name, title, bytes_text(total));
+  for (const PlanTerm& term : terms)
+    text += fmt::format("  {:<14}  {:<60}{:>12}\n", "", term.name, bytes_text(term.bytes));
+}
+
+nlohmann::ordered_json terms_json(const std::vector<PlanTerm>& terms) {
+  auto json = nlohmann::ordered_json::array();
+  for (const PlanTerm& term : terms) json.push_back({{"name", term.name}, {"bytes", term.bytes}});
+  return json;
+}
+
+}  // namespace
+
+std::string plan_text(const Plan& plan) {
+  const TransformerConfig& t = plan.model.transformer;
+  std::string text =
+      fmt::format("model {}: {} blocks, {} heads of {}, {:.1f} M parameters; text of {} tokens\n",
+                  plan.model.folder.string(), t.num_layers, t.num_attention_heads, t.attention_head_dim,
+                  double(parameter_count(t)) / 1e6, plan.model.text_tokens);
+  text += fmt::format("{} rank{}, {}/s each ({})\n\n", plan.machine.ranks, plan.machine.ranks == 1 ? "" : "s",
+                      flops_text(plan.machine.flops_per_second), plan.machine.rate_origin);
+  text += fmt::format("  {:<14}{:>16}{:>9}{:>14}{:>12}{:>13}{:>13}{:>13}\n", "stage", "work", "exists",
+                      "FLOPs", "time", "device-hours", "memory/rank", "disk");
+  for (const PlanStage& stage : plan.stages)
+    text += fmt::format("  {:<14}{:>16}{:>9}{:>14}{:>12}{:>13.2f}{:>13}{:>13}\n", stage.name,
+                        fmt::format("{} {}", stage.units, stage.unit),
+                        stage.exists ? fmt::format("{}", *stage.exists) : "-", flops_text(stage.flops),
+                        time_text(stage.seconds), stage.device_hours, bytes_text(stage.memory_bytes()),
+                        bytes_text(stage.disk_bytes()));
+  text += fmt::format("  {:<14}{:>16}{:>9}{:>14}{:>12}{:>13.2f}{:>13}{:>13}\n", "all", "", "",
+                      flops_text(plan.flops()), time_text(plan.seconds()), plan.device_hours(), "",
+                      bytes_text(plan.disk_bytes()));
+  text += "\nmemory of one rank\n";
+  for (const PlanStage& stage : plan.stages) add_terms(text, "", stage, stage.memory, stage.memory_bytes());
+  text += "\ndisk\n";
+  for (const PlanStage& stage : plan.stages) add_terms(text, "", stage, stage.disk, stage.disk_bytes());
+  text += "\n";
+  for (const std::string& note : plan.notes) text += "note: " + note + "\n";
+  return text;
+}
+
+nlohmann::ordered_json plan_json(const Plan& plan) {
+  nlohmann::ordered_json json{{"model", plan.model.folder.string()},
+                              {"parameters", parameter_count(plan.model.transformer)},
+                              {"ranks", plan.machine.ranks},
+                              {"flops_per_second", plan.machine.flops_per_second},
+                              {"rate_origin", plan.machine.rate_origin},
+                              {"flops", plan.flops()},
+                              {"seconds", plan.seconds()},
+                              {"device_hours", plan.device_hours()},
+                              {"disk_bytes", plan.disk_bytes()},
+                              {"stages", nlohmann::ordered_json::array()},
+                              {"notes", plan.notes},
+                              {"faults", plan.faults}};
+  for (const PlanStage& stage : plan.stages) {
+    nlohmann::ordered_json one{{"name", stage.name},
+                               {"unit", stage.unit},
+                               {"units", stage.units},
+                               {"exists", nullptr},
+                               {"flops", stage.flops},
+                               {"seconds", stage.seconds},
+                               {"device_hours", stage.device_hours},
+                               {"memory_bytes", stage.memory_bytes()},
+                               {"memory", terms_json(stage.memory)},
+                               {"disk_bytes", stage.disk_bytes()},
+                               {"disk", terms_json(stage.disk)}};
+    if (stage.exists) one["exists"] = *stage.exists;
+    json["stages"].push_back(one);
+  }
+  return json;
+}
+
+}  // namespace surgery

@@ -1,0 +1,263 @@
+// The formulas of `plan`. N tokens of a clip, B blocks, F = heads * head_dim, P parameters, R rates
+// distilled; a branch is a guidance branch (2 with guidance > 1). FLOPs of a forward: attention/cost_model.h.
+#include "recipe/plan_stages.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+
+#include "base/errors.h"
+#include "recipe/component_cost.h"
+
+namespace surgery {
+namespace {
+
+constexpr double fp32 = 4, bf16 = 2;
+
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+int64_t branches(double guidance) {
+  return guidance > 1 ? 2 : 1;
+}
+
+/// Elements of a clip's latents, [16, (frames-1)/4+1, height/8, width/8].
+double latent_elements(const VaeConfig& vae, int64_t frames, int64_t height, int64_t width) {
+  return double(vae.z_dim) * double((frames - 1) / 4 + 1) * double(height / 8) * double(width / 8);
+}
+
+/// Prompts of a list (lines that are not empty), if it can be read.
+std::optional<int64_t> lines_of(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) return std::nullopt;
+  int64_t count = 0;
+  for (std::string line; std::getline(file, line);) count += line.empty() ? 0 : 1;
+  return count;
+}
+
+/// FLOPs of the linear term of one block at a rate: phi on both sides and the sums.
+double linear_flops(const CostGeometry& g, const FeatureMapConfig& phi, Rate rate) {
+  const double softmax =
+      4.0 * double(g.tokens) * double(rate.softmax_tokens(g.tokens)) * double(g.heads * g.head_dim);
+  return attention_core_flops(g, phi, rate) - softmax;
+}
+
+}  // namespace
+
+StagePlanner::StagePlanner(const Config& config, const ModelSizes& model, int64_t ranks,
+                           std::vector<std::string>& notes)
+    : config_(config), model_(model), ranks_(ranks), notes_(notes) {
+  phi_.heads = model.transformer.num_attention_heads;
+  phi_.head_dim = model.transformer.attention_head_dim;
+  phi_.degree = config.distill.phi_degree;
+  phi_.layers = config.distill.phi_layers;
+  rates_ = parse_rates(config.distill.rates);
+  prompts_generated_ = config.generate.count;
+  if (prompts_generated_ == 0) {
+    const auto lines = lines_of(config.generate.prompts);
+    prompts_generated_ = lines.value_or(0);
+    if (!lines)
+      notes_.push_back(fmt::format(
+          "generate.prompts = {} cannot be read and generate.count is 0: generation is not counted",
+          config.generate.prompts));
+  }
+  clips_ = config.data.count;
+  if (clips_ == 0)
+    notes_.push_back("data.count = 0 (all clips): encoding and shards are not counted, set it to count them");
+  const std::string& budget = config.select.budget;
+  const size_t cross = budget.find("xR");
+  if (config.select.mode == "softmax") {
+    budget_share_ = 1;
+  } else if (cross != std::string::npos) {
+    converted_ = std::stoll(budget.substr(0, cross));
+    budget_rate_ = Rate::every(std::stoll(budget.substr(cross + 2)));
+    if (converted_ > model.transformer.num_layers)
+      fail_usage("select.budget = {} converts more blocks than the model has ({})", budget,
+                 model.transformer.num_layers);
+  } else {
+    budget_share_ = std::stod(budget);
+    if (budget_share_ > 1) {
+      const CostGeometry g = cost_geometry(model.transformer, model.text_tokens, config.cost.frames,
+                                           config.cost.height, config.cost.width);
+      budget_share_ /= attention_core_flops(g, phi_, Rate::full()) * double(g.blocks);
+    }
+    converted_ = model.transformer.num_layers;
+  }
+}
+
+/// One student forward: the teacher's with the attention cores cut to the budget.
+double StagePlanner::student_flops(const CostGeometry& g) const {
+  const double core = attention_core_flops(g, phi_, Rate::full());
+  double saved = (1 - std::min(1.0, budget_share_)) * core * double(g.blocks);
+  if (budget_rate_) saved = double(converted_) * (core - attention_core_flops(g, phi_, *budget_rate_));
+  return transformer_flops(g) - saved;
+}
+
+int64_t StagePlanner::student_parameters() const {
+  return parameter_count(model_.transformer) + converted_ * 2 * feature_map_parameters(phi_);
+}
+
+/// What a process holds from the first stage on: the teacher's parts are loaded once and kept.
+std::vector<PlanTerm> StagePlanner::resident(bool with_vae) const {
+  std::vector<PlanTerm> terms{{"teacher's weights, fp32", fp32 * double(parameter_count(model_.transformer))},
+                              {"text encoder, fp32", fp32 * double(parameter_count(model_.text_encoder))}};
+  if (with_vae) terms.push_back({"VAE, fp32", fp32 * double(parameter_count(model_.vae))});
+  return terms;
+}
+
+/// Activations of one forward without gradient: of a block about 8 tensors [N, dim] and 2 [N, ffn] at once.
+double StagePlanner::forward_work(const CostGeometry& g, int64_t batch, double bytes) const {
+  return double(batch) * double(g.tokens) * bytes * (8 * double(g.dim) + 2 * double(g.ffn_dim));
+}
+
+/// FLOPs: (count + held_out) * steps * branches * forward. Disk: steps + 1 latents in bf16 and the text rows
+/// in fp32.
+PlanStage StagePlanner::trajectories() const {
+  const TrajectorySection& t = config_.trajectories;
+  const CostGeometry g = cost_geometry(model_.transformer, model_.text_tokens, t.frames, t.height, t.width);
+  PlanStage stage{.name = "trajectories", .unit = "prompts", .units = t.count + t.held_out};
+  stage.parallel = stage.units;
+  stage.memory = resident(false);
+  stage.memory.push_back({"activations of one forward", forward_work(g, branches(t.guidance), fp32)});
+  if (t.source == "live") {  // made inside distillation, once for every unit of blocks
+    stage.units = 0;
+    return stage;
+  }
+  const double text = text_encoder_flops(model_.text_encoder, model_.text_tokens);
+  stage.flops = double(stage.units) * (double(t.steps * branches(t.guidance)) * transformer_flops(g) + text);
+  const double latents = bf16 * latent_elements(model_.vae, t.frames, t.height, t.width);
+  stage.disk = {{"latents of every step, bf16", double(stage.units) * double(t.steps + 1) * latents},
+                {"text rows, fp32 (at most)",
+                 double(stage.units) * 2 * fp32 * double(model_.text_tokens * model_.transformer.text_dim)}};
+  return stage;
+}
+
+/// A unit replays the teacher up to its last block for every cached step: FLOPs of a replay = forward * (last
+/// + 1) / B. Updates: U per group and rate, each 3 * linear term (forward and backward) on the group's
+/// samples. Held-out: one replay and one linear term. Memory of a block's sample: q, k, v, y and R softmax
+/// parts, [N, F] each, fp32.
+PlanStage StagePlanner::distill() const {
+  const TrajectorySection& t = config_.trajectories;
+  const DistillSection& d = config_.distill;
+  const CostGeometry g = cost_geometry(model_.transformer, model_.text_tokens, t.frames, t.height, t.width);
+  const int64_t per_unit =
+      d.blocks_per_unit > 0 ? std::min(d.blocks_per_unit, g.blocks) : ceil_div(g.blocks, ranks_);
+  PlanStage stage{
+      .name = "distill", .unit = "blocks", .units = g.blocks, .parallel = ceil_div(g.blocks, per_unit)};
+
+  const int64_t n = branches(t.guidance),
+                group = d.group_timesteps > 0 ? std::min(d.group_timesteps, t.steps) : t.steps;
+  const double replays =
+      double(t.count * d.epochs * t.steps + t.held_out * std::min(d.held_out_timesteps, t.steps)) * double(n);
+  double depth = 0;  // forwards that one replay of every unit amounts to
+  for (int64_t first = 0; first < g.blocks; first += per_unit)
+    depth += double(std::min(first + per_unit, g.blocks)) / double(g.blocks);
+  double linear = 0;
+  for (const Rate rate : rates_) linear += linear_flops(g, phi_, rate);
+  const double updates = double(t.count * d.epochs * t.steps * n * d.updates_per_group);
+  const double measured = double(t.held_out * std::min(d.held_out_timesteps, t.steps) * n);
+  stage.flops = replays * depth * transformer_flops(g) + double(g.blocks) * linear * (3 * updates + measured);
+  if (t.source == "live")
+    stage.flops += double(stage.parallel) * double((t.count * d.epochs + t.held_out) * t.steps * n) *
+                   transformer_flops(g);
+
+  const double plane = double(g.tokens) * double(g.heads * g.head_dim),
+               rows = double(g.tokens) * double(g.heads);
+  const double sample = fp32 * (plane * double(4 + rates_.size()) + 2 * rows * double(rates_.size()));
+  const double phi = double(rates_.size()) * 2 * double(feature_map_parameters(phi_));
+  stage.memory = resident(false);
+  stage.memory.push_back({"activations of one forward", forward_work(g, n, fp32)});
+  stage.memory.push_back(
+      {fmt::format("q, k, v, y and softmax parts of {} samples of {} blocks", group * n, per_unit),
+       sample * double(group * n) * double(per_unit)});
+  stage.memory.push_back({"joining one block's samples", sample * double(group * n)});
+  stage.memory.push_back({"feature maps and AdamW's state", 4 * fp32 * phi * double(per_unit)});
+  stage.disk = {{"feature maps and AdamW's state of every rate, fp32", 3 * fp32 * phi * double(g.blocks)},
+                {"curves", 8 * double(rates_.size() * g.blocks) * updates / double(group * n)}};
+  return stage;
+}
+
+/// VAE and text encoder, once a clip. Shards: latents and text rows in bf16.
+PlanStage StagePlanner::encode() const {
+  const DataSection& d = config_.data;
+  PlanStage stage{.name = "encode", .unit = "clips", .units = d.shards.empty() ? clips_ : 0};
+  stage.parallel = std::max<int64_t>(1, stage.units);
+  const double clips = double(stage.units);
+  stage.flops = clips * (vae_encode_flops(model_.vae, d.frames, d.height, d.width) +
+                         text_encoder_flops(model_.text_encoder, model_.text_tokens));
+  stage.memory = resident(true);
+  stage.memory.push_back(
+      {"VAE's features of 4 frames", 6 * fp32 * double(model_.vae.base_dim * 4 * d.height * d.width)});
+  stage.disk = {
+      {"latents, bf16", clips * bf16 * latent_elements(model_.vae, d.frames, d.height, d.width)},
+      {"text rows, bf16 (at most)", clips * bf16 * double(model_.text_tokens * model_.transformer.text_dim)}};
+  return stage;
+}
+
+/// A step: 3 student forwards for every clip of the global batch (forward and backward), and one of the
+/// teacher with teacher_weight. Kept for backward in a block: about 22 tensors [N, dim] and 2 [N, ffn]. A
+/// checkpoint holds masters and AdamW's moments in fp32; the milestones and the two newest stay.
+PlanStage StagePlanner::finetune() const {
+  const FinetuneSection& f = config_.finetune;
+  const DataSection& d = config_.data;
+  const CostGeometry g = cost_geometry(model_.transformer, model_.text_tokens, d.frames, d.height, d.width);
+  PlanStage stage{.name = "finetune", .unit = "steps", .units = f.iterations};
+  stage.parallel = f.global_batch;  // clips of a step
+  const double clip = 3 * student_flops(g) + (f.teacher_weight > 0 ? transformer_flops(g) : 0);
+  stage.flops = double(f.iterations * f.global_batch) * clip;
+  if (f.iterations == 0) return stage;
+
+  const double parameters = double(student_parameters()), bytes = f.precision == "bf16" ? bf16 : fp32;
+  const double kept = double(f.micro_batch) * double(g.tokens) * (22 * double(g.dim) + 2 * double(g.ffn_dim));
+  stage.memory = resident(true);
+  stage.memory.push_back({fmt::format("student's weights, {}", f.precision), bytes * parameters});
+  stage.memory.push_back({"master weights, fp32", fp32 * parameters});
+  stage.memory.push_back({"AdamW's moments, fp32", 2 * fp32 * parameters});
+  stage.memory.push_back({"gradients, fp32", fp32 * parameters});
+  stage.memory.push_back({"activations kept for backward", bytes * kept * double(g.blocks)});
+  const int64_t checkpoints =
+      f.checkpoints.empty() ? 1 : 1 + std::count(f.checkpoints.begin(), f.checkpoints.end(), ',');
+  stage.disk = {{fmt::format("{} checkpoints, fp32 with AdamW's moments", checkpoints + 2),
+                 double(checkpoints + 2) * 3 * fp32 * parameters}};
+  return stage;
+}
+
+/// The finished folder: transformer in bf16, the other parts as the teacher's files.
+PlanStage StagePlanner::model() const {
+  PlanStage stage{.name = "model", .unit = "folders", .units = 1};
+  stage.memory = resident(true);
+  stage.memory.push_back({"student's weights, fp32", fp32 * double(student_parameters())});
+  stage.disk = {{"transformer, bf16", bf16 * double(student_parameters())},
+                {"VAE, fp32", fp32 * double(parameter_count(model_.vae))},
+                {"text encoder, fp32", fp32 * double(parameter_count(model_.text_encoder))}};
+  return stage;
+}
+
+/// Clips of the teacher, of the distilled student, and of every finetuning checkpoint, from the same noise:
+/// steps * branches forwards and one VAE decoding each. A mp4 is taken as 0.1 bit a pixel.
+PlanStage StagePlanner::generate() const {
+  const GenerateSection& e = config_.generate;
+  const FinetuneSection& f = config_.finetune;
+  const CostGeometry g = cost_geometry(model_.transformer, model_.text_tokens, e.frames, e.height, e.width);
+  const int64_t milestones =
+      f.iterations == 0
+          ? 0
+          : (f.checkpoints.empty() ? 1 : 1 + std::count(f.checkpoints.begin(), f.checkpoints.end(), ','));
+  const int64_t clips = prompts_generated_ * e.samples, students = 1 + milestones;
+  PlanStage stage{.name = "generate", .unit = "clips", .units = clips * (1 + students)};
+  stage.parallel = std::max<int64_t>(1, clips);
+  const double forwards = double(e.steps * branches(e.guidance));
+  stage.flops = double(clips) * forwards * (transformer_flops(g) + double(students) * student_flops(g)) +
+                double(stage.units) * vae_decode_flops(model_.vae, e.frames, e.height, e.width);
+  stage.memory = resident(true);
+  stage.memory.push_back({"student's weights, fp32", fp32 * double(student_parameters())});
+  stage.memory.push_back({"activations of one forward", forward_work(g, branches(e.guidance), fp32)});
+  stage.memory.push_back(
+      {"VAE's features of 4 frames", 6 * fp32 * double(model_.vae.base_dim * 4 * e.height * e.width)});
+  stage.disk = {{"latents, fp32",
+                 double(stage.units) * fp32 * latent_elements(model_.vae, e.frames, e.height, e.width)},
+                {"videos (estimate)", double(stage.units) * double(e.frames * e.height * e.width) * 0.1 / 8}};
+  return stage;
+}
+
+}  // namespace surgery

@@ -1,0 +1,35 @@
+#pragma once
+#include "recipe/plan.h"
+
+namespace surgery {
+
+/// Formulas of single stages; memory in bytes of one rank.
+class StagePlanner {
+ public:
+  StagePlanner(const Config& config, const ModelSizes& model, int64_t ranks, std::vector<std::string>& notes);
+
+  PlanStage trajectories() const;
+  PlanStage distill() const;
+  PlanStage encode() const;
+  PlanStage finetune() const;
+  PlanStage model() const;
+  PlanStage generate() const;
+
+ private:
+  std::vector<PlanTerm> resident(bool with_vae) const;
+  double student_flops(const CostGeometry& g) const;
+  double forward_work(const CostGeometry& g, int64_t batch, double bytes) const;
+  int64_t student_parameters() const;
+
+  const Config& config_;
+  const ModelSizes& model_;
+  int64_t ranks_;
+  std::vector<std::string>& notes_;
+  FeatureMapConfig phi_;
+  std::vector<Rate> rates_;
+  int64_t prompts_generated_ = 0, clips_ = 0, converted_ = 0;
+  std::optional<Rate> budget_rate_;
+  double budget_share_ = 1;
+};
+
+}  // namespace surgery

@@ -1,0 +1,184 @@
+#include "recipe/plan.h"
+
+#include <gtest/gtest.h>
+
+#include "base/errors.h"
+#include "recipe/component_cost.h"
+
+namespace surgery {
+namespace {
+
+ModelSizes wan(int64_t heads = 12, int64_t layers = 30, int64_t ffn = 8960) {
+  ModelSizes sizes;
+  sizes.transformer.num_attention_heads = heads;
+  sizes.transformer.num_layers = layers;
+  sizes.transformer.ffn_dim = ffn;
+  return sizes;
+}
+
+/// One rank at 1 FLOP a second: seconds are FLOPs.
+PlanMachine unit_machine(int64_t ranks = 1) {
+  PlanMachine machine;
+  machine.ranks = ranks;
+  machine.flops_per_second = 1;
+  return machine;
+}
+
+Config paper() {
+  Config config;
+  config.trajectories.frames = config.cost.frames = config.data.frames = config.generate.frames = 81;
+  config.trajectories.height = 320, config.trajectories.width = 480;
+  for (auto* size : {&config.cost.height, &config.data.height, &config.generate.height}) *size = 480;
+  for (auto* size : {&config.cost.width, &config.data.width, &config.generate.width}) *size = 832;
+  config.select.budget = "15xR4";
+  config.generate.prompts = "none";
+  return config;
+}
+
+const PlanStage& stage_of(const Plan& plan, const std::string& name) {
+  for (const PlanStage& stage : plan.stages)
+    if (stage.name == name) return stage;
+  throw std::runtime_error(name);
+}
+
+TEST(ComponentCost, ParametersAreThoseOfThePublishedModels) {
+  EXPECT_EQ(parameter_count(wan().transformer), 1'418'996'800);
+  EXPECT_EQ(parameter_count(wan(40, 40, 13824).transformer), 14'288'491'584);
+  EXPECT_EQ(parameter_count(VaeConfig{}), 126'892'531);
+  EXPECT_EQ(parameter_count(TextEncoderConfig{}), 5'680'910'336);
+}
+
+TEST(ComponentCost, VaeGrowsWithTheClipAndHasNoTimeInTheFirstFrame) {
+  const VaeConfig vae;
+  const double one = vae_encode_flops(vae, 1, 64, 64), five = vae_encode_flops(vae, 5, 64, 64);
+  EXPECT_GT(one, 0);
+  EXPECT_GT(five, 2 * one);
+  EXPECT_LT(five, 5 * one);  // four frames share what follows the strides in time
+  // Without the middle's attention, cost is proportional to pixels.
+  const double small = vae_decode_flops(vae, 5, 64, 64), wide = vae_decode_flops(vae, 5, 64, 128);
+  EXPECT_NEAR(wide / small, 2, 0.01);
+  EXPECT_GT(small, five);  // the decoder has a third block a level
+}
+
+TEST(ComponentCost, TheFirstConvolutionOfAFlatVaeIsCountedByHand) {
+  VaeConfig vae;
+  vae.base_dim = 2;
+  vae.dim_mult = {1};
+  vae.temperal_downsample = {};
+  vae.num_res_blocks = 0;
+  vae.z_dim = 1;
+  // conv_in 3->2, middle (two residual blocks of two convolutions, 1x1 q k v and projection, attention),
+  // conv_out 2->2, quantisation 2->2; one frame of 4 x 4.
+  const double positions = 16;
+  const double macs = 27 * 3 * 2 + 4 * 27 * 2 * 2 + 4 * 2 * 2 + 27 * 2 * 2 + 2 * 2;
+  EXPECT_DOUBLE_EQ(vae_encode_flops(vae, 1, 4, 4), 2 * positions * macs + 4 * positions * positions * 2);
+}
+
+TEST(Plan, TrajectoriesCostForwardsAndLatents) {
+  Config config = paper();
+  config.trajectories.count = 3, config.trajectories.held_out = 1, config.trajectories.steps = 50;
+  const ModelSizes model = wan();
+  const Plan plan = make_plan(config, model, unit_machine());
+  const PlanStage& stage = stage_of(plan, "trajectories");
+  const CostGeometry g = cost_geometry(model.transformer, 512, 81, 320, 480);
+  EXPECT_EQ(g.tokens, 12600);
+  EXPECT_NEAR(stage.flops, 4 * 100 * transformer_flops(g), 0.02 * stage.flops);  // text is small
+  // 51 latents of 806,400 elements in bf16.
+  EXPECT_DOUBLE_EQ(stage.disk.front().bytes, 4 * 51 * 1'612'800.0);
+  EXPECT_DOUBLE_EQ(stage.seconds, stage.flops);
+  config.trajectories.guidance = 1;  // no unconditional branch
+  EXPECT_NEAR(stage_of(make_plan(config, model, unit_machine()), "trajectories").flops / stage.flops, 0.5,
+              0.01);
+}
+
+TEST(Plan, PiecesAreNotDividedAmongRanks) {
+  Config config = paper();
+  config.trajectories.count = 4, config.trajectories.held_out = 1;
+  const double alone = stage_of(make_plan(config, wan(), unit_machine()), "trajectories").seconds;
+  const PlanStage two = stage_of(make_plan(config, wan(), unit_machine(2)), "trajectories");
+  EXPECT_DOUBLE_EQ(two.seconds, alone * 3 / 5);  // three rounds for five prompts
+  EXPECT_DOUBLE_EQ(two.device_hours, 2 * two.seconds / 3600);
+}
+
+TEST(Plan, SmallerUnitsOfDistillationReplayMore) {
+  Config config = paper();
+  config.distill.blocks_per_unit = 30;
+  const PlanStage whole = stage_of(make_plan(config, wan(), unit_machine(8)), "distill");
+  config.distill.blocks_per_unit = 1;
+  const PlanStage single = stage_of(make_plan(config, wan(), unit_machine(8)), "distill");
+  EXPECT_EQ(whole.parallel, 1);
+  EXPECT_EQ(single.parallel, 30);
+  EXPECT_GT(single.flops, whole.flops);      // 15.5 forwards a replay instead of one
+  EXPECT_LT(single.seconds, whole.seconds);  // but eight ranks work
+  EXPECT_LT(single.memory_bytes(), whole.memory_bytes());
+}
+
+TEST(Plan, LiveSourceTradesDiskForForwards) {
+  Config config = paper();
+  const Plan cached = make_plan(config, wan(), unit_machine());
+  config.trajectories.source = "live";
+  const Plan live = make_plan(config, wan(), unit_machine());
+  EXPECT_EQ(stage_of(live, "trajectories").disk_bytes(), 0);
+  EXPECT_GT(stage_of(live, "distill").flops, stage_of(cached, "distill").flops);
+}
+
+TEST(Plan, FinetuningOfTheStudentCostsLessThanOfTheTeacher) {
+  Config config = paper();
+  const PlanStage student = stage_of(make_plan(config, wan(), unit_machine()), "finetune");
+  config.select.mode = "softmax";
+  const PlanStage control = stage_of(make_plan(config, wan(), unit_machine()), "finetune");
+  EXPECT_NEAR(student.flops / control.flops, 0.747, 0.001);  // 15xR4 at 480x832
+  EXPECT_GT(student.memory_bytes(), 16.0 * 1'418'996'800);   // masters, moments, gradients, weights
+  config.finetune.iterations = 0;
+  EXPECT_EQ(stage_of(make_plan(config, wan(), unit_machine()), "finetune").flops, 0);
+}
+
+TEST(Plan, WhatCannotFitIsRefusedByItsTerm) {
+  PlanMachine machine = unit_machine();
+  machine.memory_bytes = 1e9;
+  machine.disk_bytes = 1e9;
+  const Plan plan = make_plan(paper(), wan(), machine);
+  ASSERT_FALSE(plan.faults.empty());
+  EXPECT_NE(plan.faults.front().find("trajectories needs"), std::string::npos) << plan.faults.front();
+  EXPECT_NE(plan.faults.front().find("the largest term: text encoder, fp32, 21.2 GiB"), std::string::npos)
+      << plan.faults.front();
+  EXPECT_NE(plan.faults.back().find("on disk"), std::string::npos) << plan.faults.back();
+  EXPECT_NE(plan.faults.back().find("checkpoints"), std::string::npos) << plan.faults.back();
+  EXPECT_TRUE(make_plan(paper(), wan(), unit_machine()).faults.empty());  // limits not known
+}
+
+TEST(Plan, TotalsAndJsonAgree) {
+  const Plan plan = make_plan(paper(), wan(), unit_machine());
+  const nlohmann::ordered_json json = plan_json(plan);
+  double flops = 0, disk = 0;
+  for (const auto& stage : json["stages"]) {
+    flops += stage["flops"].get<double>();
+    disk += stage["disk_bytes"].get<double>();
+    EXPECT_NE(plan_text(plan).find(stage["name"].get<std::string>()), std::string::npos);
+  }
+  EXPECT_DOUBLE_EQ(flops, json["flops"]);
+  EXPECT_DOUBLE_EQ(disk, json["disk_bytes"]);
+}
+
+TEST(Plan, ModelsAndSizesThatDoNotFitAreRefused) {
+  try {
+    read_model_sizes(ModelSection{});
+    FAIL() << "was accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::usage);
+  }
+  ModelSection absent;
+  absent.config = "/absent/model";
+  try {
+    read_model_sizes(absent);
+    FAIL() << "was accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::io);
+  }
+  Config config = paper();
+  config.select.budget = "31xR4";
+  EXPECT_THROW(make_plan(config, wan(), unit_machine()), Error);
+}
+
+}  // namespace
+}  // namespace surgery
