@@ -7,6 +7,7 @@ Command cache_command();
 Command distill_command();
 Command encode_command();
 Command evaluate_command();
+Command export_command();
 Command finetune_command();
 Command forward_command();
 Command generate_command();
@@ -32,6 +33,7 @@ const std::vector<Command>& commands() {
       evaluate_command(),
       report_command(),
       forward_command(),
+      export_command(),
       pretrain_command(),
       info_command(),
   };

@@ -55,24 +55,6 @@ void refuse_what_exceeds(Plan& plan) {
   }
 }
 
-/// The sizes of text_encoder/config.json alone; the encoder itself checks the rest when it is loaded.
-TextEncoderConfig read_text_encoder(const std::filesystem::path& file) {
-  const auto json = nlohmann::json::parse(read_file(file), nullptr, false);
-  TextEncoderConfig c;
-  for (const auto& [name, field] : {std::pair{"vocab_size", &TextEncoderConfig::vocab_size},
-                                    {"d_model", &TextEncoderConfig::d_model},
-                                    {"d_kv", &TextEncoderConfig::d_kv},
-                                    {"d_ff", &TextEncoderConfig::d_ff},
-                                    {"num_layers", &TextEncoderConfig::num_layers},
-                                    {"num_heads", &TextEncoderConfig::num_heads}}) {
-    VALIDATE(json.is_object() && json.contains(name) && json[name].is_number_integer() && json[name] > 0,
-             "{}: no positive integer {} (the encoder's size is unknown): use the model's own file",
-             file.string(), name);
-    c.*field = json[name].get<int64_t>();
-  }
-  return c;
-}
-
 int64_t count_matching(const std::filesystem::path& folder, const std::regex& pattern) {
   std::error_code ignored;  // a folder that is not there holds nothing
   int64_t count = 0;
@@ -126,7 +108,7 @@ ModelSizes read_model_sizes(const ModelSection& model) {
   if (const auto file = part("vae/config.json"); std::filesystem::exists(file))
     sizes.vae = VaeConfig::from_json(read_file(file), file.string());
   if (const auto file = part("text_encoder/config.json"); std::filesystem::exists(file))
-    sizes.text_encoder = read_text_encoder(file);
+    sizes.text_encoder = TextEncoderConfig::from_json(read_file(file), file.string());
   if (const auto file = part("tokenizer/tokenizer_config.json"); std::filesystem::exists(file)) {
     const auto json = nlohmann::json::parse(read_file(file), nullptr, false);
     VALIDATE(

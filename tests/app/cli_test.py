@@ -75,9 +75,24 @@ class CommandLine(unittest.TestCase):
     def test_recipes_and_models_are_valid_configurations(self):
         files = sorted((SOURCE / "configs").rglob("*.cfg"))
         self.assertGreater(len(files), 3)
-        for file in files:
-            result = surgery("info", "--json", "--config", str(file))
-            self.assertEqual(result.returncode, 0, f"{file}: {result.stderr}")
+        composed = [argument for file in files for argument in ("--config", str(file))]
+        result = surgery("info", "--json", *composed)
+        self.assertEqual(result.returncode, 0, result.stderr)
+
+    def test_export_refuses_what_it_cannot_do(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.refused(64, "export needs --model DIR", "export", "--output", f"{folder}/out")
+            self.refused(64, "must be one of fp32, bf16, fp16", "export", "--model=a", "--output=b", "--dtype=int8")
+            self.refused(74, "no transformer/ folder", "export", "--model", folder, "--output", f"{folder}/out")
+            broken = pathlib.Path(folder, "model/transformer")
+            broken.mkdir(parents=True)
+            broken.joinpath("config.json").write_text("{}")
+            result = surgery("export", "--model", str(broken.parent), "--output", f"{folder}/out")
+            self.assertIn(result.returncode, [65, 74], result.stderr)
+            self.assertEqual(sorted(os.listdir(folder)), ["model"])  # nothing half made is left
+            pathlib.Path(folder, "full").mkdir()
+            pathlib.Path(folder, "full/a").write_text("")
+            self.refused(64, "exists already", "export", "--model", str(broken.parent), "--output", f"{folder}/full")
 
     def test_info_tells_build_and_ranks(self):
         result = surgery("info", "--json")
