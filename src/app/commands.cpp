@@ -12,6 +12,7 @@ Command finetune_command();
 Command forward_command();
 Command generate_command();
 Command info_command();
+Command inspect_command();
 Command plan_command();
 Command pretrain_command();
 Command report_command();
@@ -34,6 +35,7 @@ const std::vector<Command>& commands() {
       report_command(),
       forward_command(),
       export_command(),
+      inspect_command(),
       pretrain_command(),
       info_command(),
   };

@@ -196,7 +196,8 @@ PlanStage StagePlanner::encode() const {
 
 /// A step: 3 student forwards for every clip of the global batch (forward and backward), and one of the
 /// teacher with teacher_weight. Kept for backward in a block: about 22 tensors [N, dim] and 2 [N, ffn]. A
-/// checkpoint holds masters and AdamW's moments in fp32; the milestones and the two newest stay.
+/// checkpoint holds masters and AdamW's moments in fp32; the milestones stay, the newest, and one that is
+/// being written.
 PlanStage StagePlanner::finetune() const {
   const FinetuneSection& f = config_.finetune;
   const DataSection& d = config_.data;
@@ -217,7 +218,7 @@ PlanStage StagePlanner::finetune() const {
   stage.memory.push_back({"activations kept for backward", bytes * kept * double(g.blocks)});
   const int64_t checkpoints =
       f.checkpoints.empty() ? 1 : 1 + std::count(f.checkpoints.begin(), f.checkpoints.end(), ',');
-  stage.disk = {{fmt::format("{} checkpoints, fp32 with AdamW's moments", checkpoints + 2),
+  stage.disk = {{fmt::format("{} checkpoints and two newer, fp32 with AdamW's moments", checkpoints),
                  double(checkpoints + 2) * 3 * fp32 * parameters}};
   return stage;
 }

@@ -15,6 +15,14 @@ def surgery(*arguments):
     return subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=120)
 
 
+def header(path):
+    """Names, shapes and dtypes of a safetensors file."""
+    with open(path, "rb") as file:
+        entries = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    entries.pop("__metadata__", None)
+    return entries
+
+
 @contextlib.contextmanager
 def working_directory(path):
     before = os.getcwd()
@@ -93,6 +101,36 @@ class CommandLine(unittest.TestCase):
             pathlib.Path(folder, "full").mkdir()
             pathlib.Path(folder, "full/a").write_text("")
             self.refused(64, "exists already", "export", "--model", str(broken.parent), "--output", f"{folder}/full")
+
+    def test_export_keeps_every_tensor_in_another_dtype(self):
+        teacher = SOURCE / "datasets/shapes/teacher"
+        with tempfile.TemporaryDirectory() as folder:
+            output = pathlib.Path(folder, "out")
+            output.mkdir()  # an empty folder may be given
+            result = surgery("export", "--model", str(teacher), "--output", str(output), "--dtype=fp32")
+            self.assertEqual(result.returncode, 0, result.stderr)
+            parts = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+            for part, stem in parts.items():
+                before = header(teacher / part / f"{stem}.safetensors")
+                after = header(output / part / f"{stem}.safetensors")
+                self.assertEqual({n: t["shape"] for n, t in before.items()}, {n: t["shape"] for n, t in after.items()})
+                self.assertEqual({t["dtype"] for t in after.values()}, {"F32"}, part)
+            for file in ["model_index.json", "tokenizer/spiece.model", "scheduler/scheduler_config.json"]:
+                self.assertEqual((output / file).read_bytes(), (teacher / file).read_bytes())
+            self.assertEqual(os.listdir(folder), ["out"])
+
+    def test_inspect_tells_what_a_file_is(self):
+        weights = SOURCE / "datasets/shapes/teacher/vae/diffusion_pytorch_model.safetensors"
+        result = surgery("inspect", str(weights), "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(json.loads(result.stdout)["kind"], "safetensors")
+        self.assertIn("kind: safetensors", surgery("inspect", str(weights)).stdout)
+        self.refused(64, "no file was given", "inspect")
+        self.refused(74, "absent", "inspect", "/absent.h5")
+        with tempfile.TemporaryDirectory() as folder:
+            cut = pathlib.Path(folder, "cut.safetensors")
+            cut.write_bytes(weights.read_bytes()[:10000])
+            self.refused(65, "cut.safetensors", "inspect", str(cut))
 
     def test_info_tells_build_and_ranks(self):
         result = surgery("info", "--json")

@@ -1,0 +1,38 @@
+#include "data/inspect.h"
+
+#include "app/command.h"
+
+namespace surgery {
+namespace {
+
+ExitCode run(Context& context) {
+  const std::vector<std::string>& files = context.options.positional();
+  if (files.empty()) fail_usage("inspect: no file was given: name artifacts, models, videos or folders");
+  if (context.session.rank() != 0) return ExitCode::done;
+  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  for (const std::string& file : files) {
+    nlohmann::ordered_json found = inspect_file(file);
+    if (!context.options.has("json")) {
+      if (files.size() > 1) fmt::print("{}{}\n", file == files.front() ? "" : "\n", file);
+      fmt::print("{}", inspection_text(found));
+      continue;
+    }
+    found["path"] = file;
+    all.push_back(std::move(found));
+  }
+  if (context.options.has("json")) fmt::print("{}\n", (files.size() == 1 ? all.front() : all).dump(2));
+  return ExitCode::done;
+}
+
+}  // namespace
+
+Command inspect_command() {
+  return {"inspect",
+          "what any artifact, model, video or folder holds; checksums are verified",
+          run,
+          CommandKind::tool,
+          {{"json", "", "print as JSON (an object, or an array for several files)", false}},
+          "FILE..."};
+}
+
+}  // namespace surgery
