@@ -155,12 +155,18 @@ class Slurm(unittest.TestCase):
 
     def wait_until_ended(self, job):
         deadline = time.monotonic() + LIMIT
+        seen_ended = False  # a job on its way back to the queue looks cancelled for a moment
         while True:
             tasks = self.show(job)
             unfinished = [task for task in tasks if task["JobState"] in
                           ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")]
             if tasks and not unfinished:
-                return tasks[0]["JobState"]
+                if seen_ended:
+                    return tasks[0]["JobState"]
+                seen_ended = True
+                time.sleep(2)
+                continue
+            seen_ended = False
             self.assertLess(time.monotonic(), deadline, tasks)
             for task in unfinished:
                 # Slurm lets a requeued job rest for two minutes, so that nothing is left of its last start.
