@@ -11,6 +11,7 @@ std::vector<Component> components() {
   std::vector<Component> all = transformer_components();
   for (auto& component : scheduler_components()) all.push_back(std::move(component));
   for (auto& component : vae_components()) all.push_back(std::move(component));
+  for (auto& component : text_components()) all.push_back(std::move(component));
   return all;
 }
 
@@ -97,6 +98,7 @@ Command forward_command() {
           {{"model", "DIR", "the model's folder, or the component's own", false},
            {"component", "NAME", listing("; ", true), true},
            {"input", "FILE", "safetensors file with the inputs", false},
+           {"prompt", "TEXT", "for text, instead of --input: a prompt, or @FILE with one a line", false},
            {"output", "FILE", "safetensors file to write", true},
            {"repeat", "N", "run N times more and print the seconds of each as JSON, loading included", false},
            {"device", "NAME", "transformer: cpu (default) or cuda", false},

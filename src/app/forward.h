@@ -24,6 +24,7 @@ struct Component {
 std::vector<Component> transformer_components();
 std::vector<Component> scheduler_components();
 std::vector<Component> vae_components();
+std::vector<Component> text_components();
 
 /// A tensor of the input by name; Error{data} that lists what is there when it is not.
 const at::Tensor& input_tensor(const TensorMap& input, const std::string& name);

@@ -1,0 +1,69 @@
+#include <algorithm>
+
+#include "app/forward.h"
+#include "storage/atomic_file.h"
+#include "wan/text_encoder.h"
+
+namespace surgery {
+namespace {
+
+/// The prompt itself, or the lines of the file that "@FILE" names.
+std::vector<std::string> prompts_of(const std::string& option) {
+  if (!option.starts_with('@')) return {option};
+  const std::string text = read_file(option.substr(1));
+  std::vector<std::string> lines;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    lines.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  VALIDATE(!lines.empty(), "{}: holds no prompt: write one a line", option.substr(1));
+  return lines;
+}
+
+/// input_ids and attention_mask [prompts, longest], padded with 0 on the right.
+TensorMap tokenise(const Tokenizer& tokenizer, const std::vector<std::string>& prompts) {
+  std::vector<std::vector<int64_t>> rows;
+  size_t longest = 0;
+  for (const auto& prompt : prompts)
+    longest = std::max(longest, rows.emplace_back(tokenizer.encode(prompt)).size());
+  const std::vector<int64_t> shape{static_cast<int64_t>(rows.size()), static_cast<int64_t>(longest)};
+  at::Tensor ids = at::zeros(shape, at::kLong), mask = at::zeros(shape, at::kLong);
+  for (size_t row = 0; row < rows.size(); ++row) {
+    const auto length = static_cast<int64_t>(rows[row].size());
+    ids[static_cast<int64_t>(row)].slice(0, 0, length).copy_(at::tensor(rows[row], at::kLong));
+    mask[static_cast<int64_t>(row)].slice(0, 0, length).fill_(1);
+  }
+  return {{"input_ids", ids}, {"attention_mask", mask}};
+}
+
+at::Tensor integers(const TensorMap& input, const std::string& name) {
+  const auto& tensor = input_tensor(input, name);
+  VALIDATE(!tensor.is_floating_point(), "input \"{}\" holds {} (integers are needed): convert it", name,
+           c10::toString(tensor.scalar_type()));
+  return tensor.to(at::kLong);
+}
+
+TensorMap run(const std::filesystem::path& model, const TensorMap& input, const CommandLine& options) {
+  const bool from_prompts = options.has("prompt");
+  if (from_prompts && !input.empty()) fail_usage("both --input and --prompt are given: give one of them");
+  const TensorMap tokens = from_prompts ? tokenise(Tokenizer::load(model), prompts_of(options.text("prompt")))
+                                        : TensorMap{{"input_ids", integers(input, "input_ids")},
+                                                    {"attention_mask", integers(input, "attention_mask")}};
+  auto encoder = TextEncoder::load(model);
+  encoder.to(at::kCPU, at::kFloat);
+  TensorMap output = from_prompts ? tokens : TensorMap{};
+  output["last_hidden_state"] = encoder.forward(tokens.at("input_ids"), tokens.at("attention_mask"));
+  return output;
+}
+
+}  // namespace
+
+std::vector<Component> text_components() {
+  return {{"text",
+           "input_ids, attention_mask [B,L] -> last_hidden_state; with --prompt the tokens are made and "
+           "given too",
+           run}};
+}
+
+}  // namespace surgery
