@@ -35,7 +35,8 @@ SlurmctldPort=$port
 SlurmUser=$user
 SlurmdUser=$user
 AuthType=auth/munge
-AuthInfo=socket=$folder/munge.socket
+# A job that goes back in the queue rests until the credentials of its last start have expired (by default two minutes).
+AuthInfo=socket=$folder/munge.socket,cred_expire=10
 CredType=cred/munge
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
