@@ -6,6 +6,7 @@
 #include <cmath>
 #include <utility>
 
+#include "attention/grouped_product.h"
 #include "base/errors.h"
 
 namespace surgery {
@@ -84,22 +85,21 @@ at::Tensor FeatureMap::operator()(const at::Tensor& input) const {
   VALIDATE(input.dim() == 4 && input.size(1) == config.heads && input.size(3) == config.head_dim,
            "phi of {} heads of {} got a tensor of shape {} (wanted [batch, heads, tokens, head_dim])",
            config.heads, config.head_dim, fmt::join(input.sizes(), "x"));
-  const int64_t batch = input.size(0), heads = config.heads, tokens = input.size(2),
-                features = config.features();
-  at::Tensor x = input.to(weight.at(0).scalar_type()).reshape({batch * heads, tokens, config.head_dim});
+  const int64_t batch = input.size(0), heads = config.heads, features = config.features();
+  at::Tensor x = input.to(weight.at(0).scalar_type());
   for (int64_t l = 0; l < config.layers; ++l) {
-    at::Tensor w = weight[l].transpose(1, 2), b = bias[l].unsqueeze(1);
-    if (batch > 1) {
-      w = w.unsqueeze(0)
-              .expand({batch, heads, w.size(1), w.size(2)})
-              .reshape({batch * heads, w.size(1), w.size(2)});
-      b = b.unsqueeze(0).expand({batch, heads, 1, features}).reshape({batch * heads, 1, features});
-    }
-    x = at::baddbmm(b, x, w);
+    const at::Tensor w = weight[l].transpose(1, 2).unsqueeze(0), b = bias[l].reshape({1, heads, 1, features});
+    x = grouped_product(x, w.expand({batch, heads, w.size(2), w.size(3)})) + b;
     if (l + 1 < config.layers) x = at::gelu(x);
   }
-  x = apply(config.output_activation, x).view({batch, heads, tokens, features});
+  x = apply(config.output_activation, x);
   if (config.degree == 1) return x;
+  if (!x.requires_grad()) {
+    // Nothing will be differentiated: x is this call's own (`none` of it is the sum above), so powers are in
+    // place.
+    for (int64_t p = 1; p < config.degree; ++p) x.narrow(3, p * config.head_dim, config.head_dim).pow_(p + 1);
+    return x;
+  }
   std::vector<at::Tensor> slices = x.split(config.head_dim, 3);
   for (int64_t p = 1; p < config.degree; ++p) slices[p] = slices[p].pow(p + 1);
   return at::cat(slices, 3);

@@ -71,10 +71,13 @@ at::Tensor hybrid_from_part(const SoftmaxPart& part, const at::Tensor& q, const 
   check_hybrid_inputs(q, k, v, phi_q, phi_k);
   SoftmaxForward softmax;
   if (!rate.is_linear()) {
+    VALIDATE(part.output.defined() && part.lse.defined(),
+             "rate {} got no softmax part (Eq. 5 needs T_S): compute it first", rate.name());
     VALIDATE(part.output.sizes() == q.sizes(),
              "softmax part [{}] belongs to other queries than q [{}]: take both from one sample",
              fmt::join(part.output.sizes(), ", "), fmt::join(q.sizes(), ", "));
-    EXPECT(stabilizer == Stabilizer::lse || part.max.defined());
+    VALIDATE(stabilizer == Stabilizer::lse || part.max.defined(),
+             "softmax part lacks its row maximum (stabilizer `max` scales by it): compute the part with it");
     softmax = {part.output, part.lse, part.max, {}};
   }
   at::Tensor normalizer, y;

@@ -1,10 +1,15 @@
 #include "attention/hybrid_function.h"
 
+#include <ATen/Parallel.h>
+
+#include <algorithm>
 #include <cmath>
 #include <span>
 #include <vector>
 
+#include "attention/grouped_product.h"
 #include "base/errors.h"
+#include "base/linear.h"
 
 namespace surgery {
 namespace {
@@ -166,10 +171,10 @@ struct HybridFunction : torch::autograd::Function<HybridFunction> {
         const at::Tensor features = tile.features().to(s.scalar_type());
         const at::Tensor over_n = dy_over_n.narrow(2, begin, length),
                          row = row_over_n.narrow(2, begin, length);
-        ds += at::matmul(features.transpose(2, 3), over_n);
+        ds += grouped_product(features.transpose(2, 3), over_n);
         dz -= at::matmul(row.unsqueeze(2), features).squeeze(2);
         const at::Tensor of_features =
-            at::matmul(over_n, s.transpose(2, 3)) - row.unsqueeze(3) * z.unsqueeze(2);
+            grouped_product(over_n, s.transpose(2, 3)) - row.unsqueeze(3) * z.unsqueeze(2);
         const at::Tensor dq = tile.backward(of_features, phi_totals(true));
         if (wanted[0]) of_input[0].narrow(2, begin, length).copy_(dq);
       }
@@ -186,11 +191,11 @@ struct HybridFunction : torch::autograd::Function<HybridFunction> {
         const at::Tensor values =
             linear_tokens(v.narrow(2, begin, length), settings.rate).to(s.scalar_type());
         const at::Tensor dk =
-            tile.backward(at::matmul(values, ds.transpose(2, 3)) + dz.unsqueeze(2), phi_totals(false));
+            tile.backward(grouped_product(values, ds.transpose(2, 3)) + dz.unsqueeze(2), phi_totals(false));
         if (wanted[1]) put_linear_tokens(of_input[1].narrow(2, begin, length), settings.rate, dk);
         if (wanted[2])
           put_linear_tokens(of_input[2].narrow(2, begin, length), settings.rate,
-                            at::matmul(tile.features().to(s.scalar_type()), ds));
+                            grouped_product(tile.features().to(s.scalar_type()), ds));
       }
     }
 
@@ -205,7 +210,8 @@ struct HybridFunction : torch::autograd::Function<HybridFunction> {
         one = softmax_backward(dy_over_n.to(type), q, ks, vs, part.output, part.lse);
       } else {
         one = softmax_backward(dy, q, ks, vs, y, part.max + at::log(n));
-        if (settings.max_gradient == MaxGradient::through) through_maximum(one, ks);
+        if (settings.max_gradient == MaxGradient::through && (wanted[0] || wanted[1]))
+          through_maximum(one, ks);
       }
       if (wanted[0]) of_input[0] += one.q;
       if (wanted[1]) of_input[1].slice(2, 0, count, stride).copy_(one.k);
@@ -226,19 +232,53 @@ struct HybridFunction : torch::autograd::Function<HybridFunction> {
   };
 };
 
+/// merge_linear on threads, without gradient.
+std::pair<at::Tensor, at::Tensor> merge_by_threads(const SoftmaxForward& softmax, const at::Tensor& weight,
+                                                   const at::Tensor& q, const LinearSums& sums,
+                                                   const FeatureMap& phi_q, Rate rate) {
+  const int64_t batch = q.size(0), heads = q.size(1), tokens = q.size(2);
+  const int64_t tiles = (tokens + thread_tile - 1) / thread_tile;
+  const at::Tensor outputs = at::empty(q.sizes(), q.options()),
+                   normalizers = at::empty({batch, heads, tokens}, q.options());
+  at::parallel_for(0, batch * heads * tiles, 1, [&](int64_t begin, int64_t end) {
+    at::NoGradGuard no_grad;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t b = task / tiles / heads, h = task / tiles % heads, first = task % tiles * thread_tile,
+                    count = std::min(thread_tile, tokens - first);
+      const auto here = [&](const at::Tensor& x) { return x[b][h].narrow(0, first, count); };
+      const at::Tensor features =
+          head_of(phi_q, h)(q.narrow(0, b, 1).narrow(1, h, 1).narrow(2, first, count))[0][0];
+      at::Tensor y = product(features, sums.s[b][h]), n = here(normalizers);
+      at::mv_out(n, features, sums.z[b][h]);
+      if (weight.defined()) {
+        y.addcmul_(here(softmax.output), here(weight).unsqueeze(1));
+        n.add_(here(weight));
+      } else if (!rate.is_linear()) {
+        y.add_(here(softmax.output));
+        n.add_(1);
+      }
+      at::Tensor place = here(outputs);
+      at::div_out(place, y, n.unsqueeze(1));
+    }
+  });
+  return {outputs, normalizers};
+}
+
 }  // namespace
 
 std::pair<at::Tensor, at::Tensor> merge_linear(const SoftmaxForward& softmax, const at::Tensor& q,
                                                const LinearSums& sums, const FeatureMap& phi_q, Rate rate,
                                                Stabilizer stabilizer) {
   const at::Tensor weight = rate.is_linear() ? at::Tensor() : softmax_weight(softmax, stabilizer);
+  if (prefers_thread_tiles(q, phi_q) && !(at::GradMode::is_enabled() && sums.s.requires_grad()))
+    return merge_by_threads(softmax, weight, q, sums, phi_q, rate);
   std::vector<at::Tensor> outputs, normalizers;
   for (const auto& [begin, length] : token_tiles(q, phi_q.config, Rate::linear())) {
     const at::Tensor features = phi_q(q.narrow(2, begin, length));
-    at::Tensor y = at::matmul(features, sums.s.to(features.scalar_type()));
-    at::Tensor n = at::matmul(features, sums.z.to(features.scalar_type()).unsqueeze(3)).squeeze(3);
-    y = y.to(sums.s.scalar_type());
-    n = n.to(sums.s.scalar_type());
+    const auto of_sums = [&](const at::Tensor& x) {
+      return grouped_product(features, x.to(features.scalar_type())).to(sums.s.scalar_type());
+    };
+    at::Tensor y = of_sums(sums.s), n = of_sums(sums.z.unsqueeze(3)).squeeze(3);
     if (!rate.is_linear()) {
       const at::Tensor part = softmax.output.narrow(2, begin, length);
       if (weight.defined()) {

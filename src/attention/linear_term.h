@@ -23,6 +23,16 @@ void put_linear_tokens(const at::Tensor& x, Rate rate, const at::Tensor& values)
 std::vector<std::pair<int64_t, int64_t>> token_tiles(const at::Tensor& x, const FeatureMapConfig& phi,
                                                      Rate rate);
 
+/// Whether phi over x is better done head by head and tile by tile, each on one thread with its activations
+/// in that thread's cache, than as tensor operations over all heads: large fp32 maps on the CPU, nothing to
+/// differentiate.
+bool prefers_thread_tiles(const at::Tensor& x, const FeatureMap& phi);
+
+/// phi of one head, sharing its parameters.
+FeatureMap head_of(const FeatureMap& phi, int64_t head);
+
+inline constexpr int64_t thread_tile = 512;  ///< tokens whose activations fit a core's second-level cache
+
 /// Sums over T_L that Eq. 5 needs, in the accumulation type.
 struct LinearSums {
   at::Tensor s;  ///< sum_L phi_k(k_j)^T v_j, [B, H, features, D]

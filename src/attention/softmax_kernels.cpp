@@ -13,7 +13,8 @@ namespace {
 
 /// Row maxima over keys in tiles: never more than `tile` logits a row in memory.
 void row_maxima(const at::Tensor& q, const at::Tensor& k, SoftmaxForward& result, bool with_index) {
-  const int64_t keys = k.size(2), tile = 256;
+  const int64_t keys = k.size(2), rows = q.numel() / q.size(3);
+  const int64_t tile = std::clamp<int64_t>((int64_t{64} << 20) / rows, 16, 1024);
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
   for (int64_t begin = 0; begin < keys; begin += tile) {
     const int64_t length = std::min(tile, keys - begin);
@@ -30,6 +31,18 @@ void row_maxima(const at::Tensor& q, const at::Tensor& k, SoftmaxForward& result
       result.max = at::maximum(result.max, value);
     }
   }
+}
+
+/// Whether LibTorch has a flash kernel that returns its log-sum-exp for this device, type and head_dim.
+bool stock_serves(const at::Tensor& q) {
+  if (q.device().is_cpu()) return true;
+  const bool half = q.scalar_type() == at::kHalf || q.scalar_type() == at::kBFloat16;
+  return q.device().is_cuda() && half && q.size(3) % 8 == 0 && q.size(3) <= 256;
+}
+
+/// LibTorch's kernels take any strides but the last: there they read on without looking.
+at::Tensor dense_rows(const at::Tensor& x) {
+  return x.stride(3) == 1 ? x : x.contiguous();
 }
 
 std::string shape(const at::Tensor& x) {
@@ -54,21 +67,55 @@ void check_attention_inputs(const at::Tensor& q, const at::Tensor& k, const at::
            k.device().str(), v.device().str());
 }
 
+SoftmaxForward stock_softmax_forward(const at::Tensor& any_q, const at::Tensor& any_k,
+                                     const at::Tensor& any_v, RowMaximum maximum) {
+  const at::Tensor q = dense_rows(any_q), k = dense_rows(any_k), v = dense_rows(any_v);
+  SoftmaxForward result;
+  if (q.device().is_cpu()) {
+    std::tie(result.output, result.lse) = at::_scaled_dot_product_flash_attention_for_cpu(q, k, v);
+  } else {
+    const auto all = at::_scaled_dot_product_flash_attention(q, k, v);
+    result.output = std::get<0>(all);
+    result.lse = std::get<1>(all);
+  }
+  if (maximum != RowMaximum::none) row_maxima(q, k, result, maximum == RowMaximum::value_and_index);
+  return result;
+}
+
+SoftmaxGradients stock_softmax_backward(const at::Tensor& any_grad, const at::Tensor& any_q,
+                                        const at::Tensor& any_k, const at::Tensor& any_v,
+                                        const at::Tensor& any_output, const at::Tensor& lse) {
+  const at::Tensor grad = dense_rows(any_grad), q = dense_rows(any_q), k = dense_rows(any_k),
+                   v = dense_rows(any_v), output = dense_rows(any_output);
+  if (q.device().is_cpu()) {
+    auto [dq, dk, dv] =
+        at::_scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, output, lse, 0.0, false);
+    return {dq, dk, dv};
+  }
+  // The two state tensors belong to dropout, which is off.
+  const at::Tensor none, state = at::zeros({2}, q.options().dtype(at::kLong));
+  auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_backward(
+      grad, q, k, v, output, lse.contiguous(), none, none, q.size(2), k.size(2), 0.0, false, state, state);
+  return {dq, dk, dv};
+}
+
 SoftmaxForward softmax_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                RowMaximum maximum) {
   at::NoGradGuard no_grad;
-  SoftmaxForward result;
-  std::tie(result.output, result.lse) = at::_scaled_dot_product_flash_attention_for_cpu(q, k, v);
-  if (maximum != RowMaximum::none) row_maxima(q, k, result, maximum == RowMaximum::value_and_index);
-  return result;
+  if (q.device().is_cpu()) {
+    const bool narrow = q.scalar_type() != at::kDouble;
+    for (const cpu::Kernels* kernels : cpu::kernels())
+      if (narrow && q.size(3) % kernels->row_group == 0)
+        return cpu_softmax_forward(*kernels, q, k, v, maximum);
+  }
+  return stock_serves(q) ? stock_softmax_forward(q, k, v, maximum) : tiled_softmax_forward(q, k, v, maximum);
 }
 
 SoftmaxGradients softmax_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
                                   const at::Tensor& v, const at::Tensor& output, const at::Tensor& lse) {
   at::NoGradGuard no_grad;
-  auto [dq, dk, dv] =
-      at::_scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, output, lse, 0.0, false);
-  return {dq, dk, dv};
+  return stock_serves(q) ? stock_softmax_backward(grad, q, k, v, output, lse)
+                         : tiled_softmax_backward(grad, q, k, v, output, lse);
 }
 
 }  // namespace surgery

@@ -1,6 +1,8 @@
 #pragma once
 #include <torch/torch.h>
 
+#include "attention/cpu_kernels.h"
+
 namespace surgery {
 
 /// Checks that q [B,H,N,D], k and v [B,H,M,D] belong together (Error{data} names the shapes).
@@ -16,17 +18,37 @@ struct SoftmaxForward {
   at::Tensor argmax;  ///< [B,H,N], int64, index into k; undefined unless asked for
 };
 
-/// Attention of q over keys k, v (any strides over tokens), memory linear in N and M; no gradient.
+/// Attention of q over keys k, v (any strides over tokens), memory linear in N and M; no gradient. Takes the
+/// fastest of the ways below that serves these inputs.
 SoftmaxForward softmax_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                RowMaximum maximum);
 
-/// The flash backward: with P = exp(s - lse), gives dq, dk, dv of grad . (P v) where `output` stands for the
-/// row term dot(grad, output). `output` and `lse` need not be the ones of k and v alone: kernels of merged
-/// parts (Eq. 5) pass their total output and log-normaliser.
+/// The flash backward: with P = exp(s - lse), gives dq, dk, dv of grad . (P v), where `output` stands for the
+/// row term dot(grad, output). `output` and `lse` need not be those of k and v alone: with the total output
+/// and the total log-normaliser of Eq. 5 it is the gradient of the softmax part within the sum.
 struct SoftmaxGradients {
   at::Tensor q, k, v;
 };
 SoftmaxGradients softmax_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
                                   const at::Tensor& v, const at::Tensor& output, const at::Tensor& lse);
+
+// ---- the ways, all the same function
+
+/// This project's CPU kernels: half-width or fp32 inputs, head_dim a multiple of kernels.row_group. One pass
+/// also for the maximum, whatever RowMaximum is.
+SoftmaxForward cpu_softmax_forward(const cpu::Kernels& kernels, const at::Tensor& q, const at::Tensor& k,
+                                   const at::Tensor& v, RowMaximum maximum);
+
+/// LibTorch's flash attention (CPU: any floating type; CUDA: fp16, bf16); a maximum costs a pass of its own.
+SoftmaxForward stock_softmax_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                     RowMaximum maximum);
+SoftmaxGradients stock_softmax_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
+                                        const at::Tensor& v, const at::Tensor& output, const at::Tensor& lse);
+
+/// Plain tensor operations over tiles of keys: any device, any floating type.
+SoftmaxForward tiled_softmax_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                     RowMaximum maximum);
+SoftmaxGradients tiled_softmax_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
+                                        const at::Tensor& v, const at::Tensor& output, const at::Tensor& lse);
 
 }  // namespace surgery
