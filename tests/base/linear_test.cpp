@@ -26,7 +26,7 @@ TEST(Linear, AgreesWithFp64AlsoInItsGradients) {
       }
       for (auto* list : {&narrow, &wide})
         for (at::Tensor& leaf : *list) leaf.requires_grad_(true);
-      const at::Tensor y = linear(narrow[0], narrow[1], with_bias ? narrow[2] : at::Tensor());
+      const at::Tensor y = surgery::linear(narrow[0], narrow[1], with_bias ? narrow[2] : at::Tensor());
       const at::Tensor wanted =
           at::linear(wide[0], wide[1], with_bias ? std::optional(wide[2]) : std::nullopt);
       ASSERT_EQ(y.sizes(), wanted.sizes());
@@ -40,17 +40,17 @@ TEST(Linear, AgreesWithFp64AlsoInItsGradients) {
 TEST(Linear, TakesStridedInputsAndLeavesOutUnwantedGradients) {
   const at::Tensor x = random_normal({2, 0}, {3, 400, 64}).transpose(0, 1),
                    weight = random_normal({2, 1}, {64, 200}).t();
-  EXPECT_LT(error(linear(x, weight), at::linear(x.to(at::kDouble), weight.to(at::kDouble))), 1e-5);
+  EXPECT_LT(error(surgery::linear(x, weight), at::linear(x.to(at::kDouble), weight.to(at::kDouble))), 1e-5);
   const at::Tensor leaf = weight.clone().requires_grad_(true);
-  const at::Tensor gradient = torch::autograd::grad({linear(x, leaf).sum()}, {leaf})[0];
+  const at::Tensor gradient = torch::autograd::grad({surgery::linear(x, leaf).sum()}, {leaf})[0];
   EXPECT_LT(error(gradient, x.to(at::kDouble).sum(0).sum(0).expand({200, 64})), 1e-5);
 }
 
 TEST(Linear, ServesOtherTypes) {
   const at::Tensor x = random_normal({3, 0}, {500, 128}), weight = random_normal({3, 1}, {128, 128});
-  EXPECT_TRUE(at::equal(linear(x.to(at::kDouble), weight.to(at::kDouble)),
+  EXPECT_TRUE(at::equal(surgery::linear(x.to(at::kDouble), weight.to(at::kDouble)),
                         at::linear(x.to(at::kDouble), weight.to(at::kDouble))));
-  EXPECT_EQ(linear(x.to(at::kBFloat16), weight.to(at::kBFloat16)).scalar_type(), at::kBFloat16);
+  EXPECT_EQ(surgery::linear(x.to(at::kBFloat16), weight.to(at::kBFloat16)).scalar_type(), at::kBFloat16);
 }
 
 TEST(Product, AgreesWithFp64ForEveryTransposition) {
