@@ -181,17 +181,22 @@ Transformer pretrain_transformer(const Vae& vae, const at::Tensor& latents, cons
       finished = false;
       break;
     }
-    if (options.evaluate_every > 0 &&
-        (trained.step_count() % options.evaluate_every == 0 || trained.step_count() == total)) {
-      const int64_t frames = trained.step_count() <= options.image_steps ? 1 : options.frames;
-      const auto gain = caption_gain(averaged(), latents, embed, options, frames == 1, device);
+    const bool image = trained.step_count() <= options.image_steps, last = trained.step_count() == total;
+    const auto due = [&](int64_t every) { return every > 0 && (trained.step_count() % every == 0 || last); };
+    if (due(options.gain_every)) {
+      const auto gain = caption_gain(averaged(), latents, embed, options, image, device);
       log_info(
-          "pretrain: step {}: velocity error at noise level 0.95: {:.4f}, with another outline in the caption {:.4f}, "
-          "with another direction {:.4f}",
-          trained.step_count(), gain.right, gain.wrong_outline, gain.wrong_direction);
-      log_info(
-          "pretrain: step {}: {}", trained.step_count(),
-          score_teacher(averaged(), vae, embed, options, frames, options.evaluate_clips, device).summary());
+          "pretrain: step {}: velocity error {:.4f}; {:+.2f} % with another outline in the caption, {:+.2f} "
+          "% with another direction",
+          trained.step_count(), gain.right, 100 * (gain.wrong_outline / gain.right - 1),
+          100 * (gain.wrong_direction / gain.right - 1));
+      since = seconds();
+    }
+    if (due(options.evaluate_every)) {
+      log_info("pretrain: step {}: {}", trained.step_count(),
+               score_teacher(averaged(), vae, embed, options, image ? 1 : options.frames,
+                             options.evaluate_clips, device)
+                   .summary());
       since = seconds();
     }
   }

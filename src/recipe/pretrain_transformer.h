@@ -34,7 +34,7 @@ struct PretrainTransformerOptions {
   double text_dropout = 0.1;
   double guidance = 3;          ///< of the evaluations
   int64_t sampling_steps = 25;  ///< of the evaluations
-  int64_t save_every = 100, evaluate_every = 1000, evaluate_clips = 16;
+  int64_t save_every = 100, gain_every = 250, evaluate_every = 1000, evaluate_clips = 16;
   uint64_t seed = 0;
 };
 

@@ -85,13 +85,14 @@ void TrainedParameters::update_by_muon(const std::vector<at::Tensor>& gradients,
 at::Tensor orthogonalized(const at::Tensor& matrices) {
   const bool tall = matrices.size(1) > matrices.size(2);
   auto x = tall ? matrices.transpose(1, 2) : matrices;
-  x = x / (x.flatten(1).norm(2, 1).view({-1, 1, 1}) + 1e-7);
+  // bf16 is enough (the iteration itself is good to a few per cent) and several times as fast.
+  x = (x / (x.flatten(1).norm(2, 1).view({-1, 1, 1}) + 1e-7)).to(at::kBFloat16);
   for (int step = 0; step < 5; ++step) {
     const auto a = at::bmm(x, x.transpose(1, 2));
     const auto b = at::baddbmm(a, a, a, -4.7750, 2.0315);
     x = at::baddbmm(x, b, x, 3.4445, 1.0);
   }
-  return tall ? x.transpose(1, 2) : x;
+  return (tall ? x.transpose(1, 2) : x).to(matrices.scalar_type());
 }
 
 TensorMap TrainedParameters::averaged() const {

@@ -1,6 +1,7 @@
 #include <fmt/ranges.h>
 
 #include "base/errors.h"
+#include "base/linear.h"
 #include "wan/embeddings.h"
 #include "wan/transformer.h"
 
@@ -70,7 +71,7 @@ const at::Tensor& Transformer::parameter(const std::string& name) const {
 
 at::Tensor Transformer::linear(const std::string& name, const at::Tensor& x) const {
   const at::Tensor& weight = parameter(name + ".weight");
-  return at::linear(x.to(weight.scalar_type()), weight, parameter(name + ".bias"));
+  return surgery::linear(x.to(weight.scalar_type()), weight, parameter(name + ".bias"));
 }
 
 /// RMSNorm over all heads' channels at once (before the split into heads), then the split: [B, L, D] -> [B,
