@@ -1,65 +1,137 @@
 #include "app/bench.h"
 
 #include <ATen/Parallel.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
 
 #include "app/command.h"
 
 namespace surgery {
 namespace {
 
-void print_table(const std::vector<BenchRow>& rows) {
-  fmt::print("{:<28}{:>12}{:>12}{:>9}{:>8}  peer\n", "what", "ours, ms", "peer, ms", "ratio", "goal");
-  for (const BenchRow& row : rows)
-    fmt::print("{:<28}{:>12.2f}{:>12.2f}{:>9.2f}{:>8}  {}\n", row.name, 1e3 * row.ours_seconds,
-               1e3 * row.peer_seconds, row.ratio, row.goal > 0 ? fmt::format("{:.2f}", row.goal) : "",
-               row.peer);
+constexpr std::array<std::string_view, 5> kTables{"attention", "transformer", "knapsack", "cache",
+                                                  "finetune"};
+
+void print_table(const BenchTable& table) {
+  fmt::print("{}\n{:<34}{:>12}{:>12}{:>8}{:>8}  peer, or note\n", table.title, "", "ours, ms", "peer, ms",
+             "ratio", "goal");
+  for (const BenchRow& row : table.rows) {
+    const bool peer = row.peer_seconds > 0;
+    const std::string goal = row.goal > 0    ? fmt::format("{:.2f}", row.goal)
+                             : row.limit > 0 ? fmt::format("<{:g}ms", 1e3 * row.limit)
+                                             : "";
+    fmt::print("{:<34}{:>12.3f}{:>12}{:>8}{:>8}  {}{}{}\n", row.name, 1e3 * row.seconds,
+               peer ? fmt::format("{:.3f}", 1e3 * row.peer_seconds) : "",
+               peer ? fmt::format("{:.2f}", row.ratio()) : "", goal, row.peer,
+               !row.peer.empty() && !row.note.empty() ? "; " : "", row.note);
+  }
+  fmt::print("\n");
+}
+
+nlohmann::ordered_json as_json(const BenchTable& table) {
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (const BenchRow& row : table.rows) {
+    nlohmann::ordered_json out{{"name", row.name}, {"seconds", row.seconds}};
+    if (row.peer_seconds > 0)
+      out.update({{"peer", row.peer}, {"peer_seconds", row.peer_seconds}, {"ratio", row.ratio()}});
+    if (row.goal > 0) out["goal"] = row.goal;
+    if (row.limit > 0) out["limit_seconds"] = row.limit;
+    if (!row.note.empty()) out["note"] = row.note;
+    rows.push_back(std::move(out));
+  }
+  return {{"title", table.title}, {"rows", rows}};
+}
+
+BenchTable run_one(std::string_view name, const BenchOptions& options, Session& session) {
+  if (name == "finetune") return bench_finetune(options, session);  // all ranks together
+  if (session.rank() != 0) return {};
+  if (name == "attention") return bench_attention(options);
+  if (name == "transformer") return bench_transformer(options);
+  if (name == "knapsack") return bench_knapsack(options);
+  return bench_cache(options);
 }
 
 ExitCode run(Context& context) {
-  if (context.session.rank() != 0) return ExitCode::done;
   BenchOptions options;
   options.tokens = context.options.integer("tokens", options.tokens);
   options.heads = context.options.integer("heads", options.heads);
   options.head_dim = context.options.integer("head-dim", options.head_dim);
+  options.batch = context.options.integer("batch", options.batch);
   options.repetitions = context.options.integer("repetitions", options.repetitions);
-  if (options.tokens < 1 || options.heads < 1 || options.head_dim < 1 || options.repetitions < 1)
-    fail_usage("bench needs tokens, heads, head dim and repetitions of at least 1: correct the options");
-  const std::vector<BenchRow> rows = bench_attention(options);
-  if (!context.options.has("json")) {
-    fmt::print("attention, forward, fp32, {} threads, {} tokens, {} heads of {}; medians of {}\n",
-               at::get_num_threads(), options.tokens, options.heads, options.head_dim, options.repetitions);
-    print_table(rows);
-    return ExitCode::done;
+  options.folder = context.options.text("folder", std::filesystem::temp_directory_path().string());
+  if (std::min({options.tokens, options.heads, options.head_dim, options.batch, options.repetitions}) < 1)
+    fail_usage("bench: tokens, heads, head-dim, batch and repetitions count something: give at least 1");
+  std::vector<std::string> wanted = context.options.positional();
+  for (const std::string& name : wanted)
+    if (std::find(kTables.begin(), kTables.end(), name) == kTables.end())
+      fail_usage("bench has no table \"{}\": {} are there", name, fmt::join(kTables, ", "));
+  if (wanted.empty()) wanted.assign(kTables.begin(), kTables.end());
+  const bool json = context.options.has("json"), prints = context.session.rank() == 0;
+  nlohmann::ordered_json all{{"threads", at::get_num_threads()},
+                             {"ranks", context.session.size()},
+                             {"repetitions", options.repetitions}};
+  if (prints && !json)
+    fmt::print("{} threads, {} ranks, {} repetitions\n\n", at::get_num_threads(), context.session.size(),
+               options.repetitions);
+  for (const std::string& name : wanted) {
+    const BenchTable table = run_one(name, options, context.session);
+    if (prints && json) all[name] = as_json(table);
+    if (prints && !json) print_table(table);
   }
-  nlohmann::ordered_json all = {{"threads", at::get_num_threads()},
-                                {"tokens", options.tokens},
-                                {"heads", options.heads},
-                                {"head_dim", options.head_dim},
-                                {"repetitions", options.repetitions}};
-  for (const BenchRow& row : rows)
-    all["attention"].push_back({{"name", row.name},
-                                {"ours_seconds", row.ours_seconds},
-                                {"peer_seconds", row.peer_seconds},
-                                {"ratio", row.ratio},
-                                {"goal", row.goal},
-                                {"peer", row.peer}});
-  fmt::print("{}\n", all.dump(2));
+  if (prints && json) fmt::print("{}\n", all.dump(2));
   return ExitCode::done;
 }
 
 }  // namespace
 
+std::vector<std::vector<double>> interleaved_seconds(const std::vector<std::function<void()>>& candidates,
+                                                     int64_t repetitions) {
+  std::vector<std::vector<double>> seconds(candidates.size());
+  for (int64_t round = 0; round <= repetitions; ++round)
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      candidates[i]();
+      const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+      if (round > 0) seconds[i].push_back(spent.count());
+    }
+  return seconds;
+}
+
+std::vector<double> interleaved_medians(const std::vector<std::function<void()>>& candidates,
+                                        int64_t repetitions) {
+  std::vector<double> medians;
+  for (std::vector<double>& one : interleaved_seconds(candidates, repetitions)) {
+    const auto middle = one.begin() + static_cast<std::ptrdiff_t>(one.size() / 2);
+    std::nth_element(one.begin(), middle, one.end());
+    medians.push_back(*middle);
+  }
+  return medians;
+}
+
+std::vector<double> interleaved_best(const std::vector<std::function<void()>>& candidates,
+                                     int64_t repetitions) {
+  std::vector<double> best;
+  for (const std::vector<double>& one : interleaved_seconds(candidates, repetitions))
+    best.push_back(*std::min_element(one.begin(), one.end()));
+  return best;
+}
+
 Command bench_command() {
   return {"bench",
-          "benchmarks against peers",
+          "benchmarks against peers in the same run; with mpirun, the communication of finetuning too",
           run,
           CommandKind::tool,
-          {{"json", "", "print as JSON", false},
-           {"tokens", "N", "tokens of a sequence (8192)", false},
-           {"heads", "N", "attention heads (2)", false},
-           {"head-dim", "N", "numbers a head (128)", false},
-           {"repetitions", "N", "runs of each candidate, interleaved (5)", false}},
-          ""};
+          {{"json", "", "print as JSON"},
+           {"repetitions", "N", "runs of each candidate, interleaved [5]"},
+           {"tokens", "N", "of the attention benchmark [8192]"},
+           {"heads", "N", "of the attention benchmark [2]"},
+           {"head-dim", "N", "of the attention benchmark [128]"},
+           {"batch", "N", "of the transformer benchmark, clips [1]"},
+           {"folder", "DIR", "where the cache benchmark writes [the system's temporary folder]"}},
+          "attention|transformer|knapsack|cache|finetune..."};
 }
 
 }  // namespace surgery

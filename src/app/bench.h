@@ -1,33 +1,62 @@
 #pragma once
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
+
+#include "parallel/session.h"
 
 namespace surgery {
 
 /// What is measured, and how often.
 struct BenchOptions {
-  int64_t tokens = 8192, heads = 2, head_dim = 128;
-  int64_t repetitions = 5;  ///< of every candidate, interleaved
+  int64_t tokens = 8192, heads = 2, head_dim = 128;  ///< of the attention benchmark
+  int64_t batch = 1;                                 ///< of the transformer benchmark
+  int64_t repetitions = 5;                           ///< of every candidate, interleaved
+  std::filesystem::path folder;                      ///< for the files of the cache benchmark
 };
 
-/// One line of the table: this program against a peer in the same run.
+/// One line of a table: seconds of this program, with a peer in the same run, a limit, or neither.
 struct BenchRow {
   std::string name;
-  double ours_seconds = 0, peer_seconds = 0;  ///< medians
-  double ratio = 0;                           ///< peer / ours: how many times faster
-  double goal = 0;                            ///< of the ratio; 0 = none
-  std::string peer;
+  double seconds = 0;
+  std::string peer = "";
+  double peer_seconds = 0;  ///< 0 = no peer
+  double goal = 0;          ///< of peer / ours; 0 = none
+  double limit = 0;         ///< of the seconds; 0 = none
+  std::string note = "";
+  double ratio() const { return peer_seconds / seconds; }  ///< how many times faster than the peer
 };
 
-/// Medians of seconds of every candidate, run in turn so that a change of the machine's load meets all alike.
-/// One round before the first counts for nothing.
+struct BenchTable {
+  std::string title;
+  std::vector<BenchRow> rows;
+};
+
+/// Seconds of every candidate and repetition, run in turn so that a change of the machine's load meets all
+/// alike. One round before the first counts for nothing.
+std::vector<std::vector<double>> interleaved_seconds(const std::vector<std::function<void()>>& candidates,
+                                                     int64_t repetitions);
+/// Their medians; and their fastest, for small work on a shared machine.
 std::vector<double> interleaved_medians(const std::vector<std::function<void()>>& candidates,
                                         int64_t repetitions);
+std::vector<double> interleaved_best(const std::vector<std::function<void()>>& candidates,
+                                     int64_t repetitions);
 
 /// Hybrid attention at each rate and the nested parts of all rates, forward, fp32, against LibTorch's flash
 /// attention over all tokens and this program's own full attention.
-std::vector<BenchRow> bench_attention(const BenchOptions& options);
+BenchTable bench_attention(const BenchOptions& options);
+/// Randomly drawn transformer of the small teacher's size at its own clip (400 tokens), fp32. Its peer,
+/// diffusers, is timed the same way by tests/bench/transformer_bench.py.
+BenchTable bench_transformer(const BenchOptions& options);
+/// Exact selection on random tables.
+BenchTable bench_knapsack(const BenchOptions& options);
+/// A trajectory of Wan2.1 1.3B at 480p (217 MB) written and read, with checksums and fsync, against plain
+/// write and read of the same bytes.
+BenchTable bench_cache(const BenchOptions& options);
+/// Data-parallel training of the small teacher's transformer on all ranks, and on one with the same global
+/// batch. Collective; the table is rank 0's.
+BenchTable bench_finetune(const BenchOptions& options, Session& session);
 
 }  // namespace surgery

@@ -1,32 +1,10 @@
-#include <algorithm>
-#include <chrono>
-
 #include "app/bench.h"
 #include "attention/hybrid.h"
 #include "base/random.h"
 
 namespace surgery {
 
-std::vector<double> interleaved_medians(const std::vector<std::function<void()>>& candidates,
-                                        int64_t repetitions) {
-  std::vector<std::vector<double>> seconds(candidates.size());
-  for (int64_t round = 0; round <= repetitions; ++round)
-    for (size_t i = 0; i < candidates.size(); ++i) {
-      const auto start = std::chrono::steady_clock::now();
-      candidates[i]();
-      const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-      if (round > 0) seconds[i].push_back(spent.count());
-    }
-  std::vector<double> medians;
-  for (std::vector<double>& one : seconds) {
-    const auto middle = one.begin() + static_cast<std::ptrdiff_t>(one.size() / 2);
-    std::nth_element(one.begin(), middle, one.end());
-    medians.push_back(*middle);
-  }
-  return medians;
-}
-
-std::vector<BenchRow> bench_attention(const BenchOptions& options) {
+BenchTable bench_attention(const BenchOptions& options) {
   at::NoGradGuard no_grad;
   const RandomKey key{2024, 0};
   // As the model holds them: heads side by side within a token.
@@ -74,12 +52,16 @@ std::vector<BenchRow> bench_attention(const BenchOptions& options) {
   const std::vector<double> seconds = interleaved_medians(candidates, options.repetitions);
 
   const char* const peers[] = {"LibTorch flash, all tokens", "own full attention"};
-  std::vector<BenchRow> rows{
-      {"full attention", seconds[1], seconds[0], seconds[0] / seconds[1], 1.0, peers[0]}};
-  for (size_t i = 0; i < cases.size(); ++i)
-    rows.push_back({cases[i].name, seconds[i + 2], seconds[cases[i].peer],
-                    seconds[cases[i].peer] / seconds[i + 2], cases[i].goal, peers[cases[i].peer]});
-  return rows;
+  BenchTable table{fmt::format("attention: forward, fp32, {} tokens, {} heads of {}; medians of {}",
+                               options.tokens, options.heads, options.head_dim, options.repetitions),
+                   {}};
+  const auto add = [&](const std::string& name, double ours, size_t peer, double goal) {
+    table.rows.push_back(
+        {.name = name, .seconds = ours, .peer = peers[peer], .peer_seconds = seconds[peer], .goal = goal});
+  };
+  add("full attention", seconds[1], 0, 1.0);
+  for (size_t i = 0; i < cases.size(); ++i) add(cases[i].name, seconds[i + 2], cases[i].peer, cases[i].goal);
+  return table;
 }
 
 }  // namespace surgery

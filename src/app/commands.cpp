@@ -3,7 +3,7 @@
 namespace surgery {
 
 // One function per command, each in its own file src/app/NAME.cpp. A command appears here when it works.
-Command bench_transformer_command();
+Command bench_command();
 Command cache_command();
 Command distill_command();
 Command encode_command();
@@ -35,7 +35,7 @@ const std::vector<Command>& commands() {
       evaluate_command(),
       report_command(),
       forward_command(),
-      bench_transformer_command(),
+      bench_command(),
       export_command(),
       inspect_command(),
       pretrain_command(),

@@ -93,8 +93,10 @@ at::Tensor clip_gradients(const std::vector<at::Tensor>& gradients, double limit
     squares.push_back(at::linalg_vector_norm(gradient, 2, {}, false, at::kDouble).square());
   const at::Tensor norm = at::stack(squares).sum().sqrt();
   if (limit <= 0) return norm;
-  // A factor of exactly 1 changes no bit; 1e-6 as in torch.nn.utils.clip_grad_norm_.
-  const at::Tensor factor = (limit / (norm + 1e-6)).clamp_max(1.0).to(at::kFloat);
+  // A factor of exactly 1 changes no bit; 1e-6 as in torch.nn.utils.clip_grad_norm_. Where the norm is not
+  // finite nothing is scaled, so that the tensor at fault can still be found.
+  const at::Tensor factor =
+      at::where(at::isfinite(norm), (limit / (norm + 1e-6)).clamp_max(1.0), 1.0).to(at::kFloat);
   std::vector<at::Tensor> scaled(gradients);
   at::_foreach_mul_(scaled, factor);
   return norm;

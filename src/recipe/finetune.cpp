@@ -6,10 +6,11 @@
 #include "base/errors.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "parallel/adamw.h"
 #include "parallel/gradient_buckets.h"
 #include "parallel/stop.h"
 #include "recipe/artifact.h"
-#include "recipe/finetune_state.h"
+#include "recipe/finetune_checkpoint.h"
 #include "recipe/latent_set.h"
 #include "recipe/student.h"
 
@@ -50,39 +51,45 @@ struct Batch {
 
 class Trainer {
  public:
-  Trainer(Recipe& recipe, Transformer student, FinetuneState state, const LatentSet& data)
+  Trainer(Recipe& recipe, Transformer student, const LatentSet& data)
       : recipe_(recipe),
         f_(recipe.config.finetune),
         student_(std::move(student)),
-        state_(std::move(state)),
         data_(data),
         order_(recipe.key("finetune-order"), data.size()),
         negative_(recipe.embed("")) {
     student_.max_gradient = f_.max_gradient == "constant" ? MaxGradient::constant : MaxGradient::through;
     student_.to(recipe.device, f_.precision == "bf16" ? at::kBFloat16 : at::kFloat);
     student_.set_requires_grad(true);
-    for (const std::string& name : state_.names) parameters_.push_back(student_.parameters().at(name));
-    for (size_t i = 0; i < state_.names.size(); ++i)
-      for (auto* list : {&state_.masters, &state_.exp_avg, &state_.exp_avg_sq, &state_.steps})
-        (*list)[i] = (*list)[i].to(recipe.device);
-    publish();
-    communicator_ = recipe.session.duplicate();
+    std::map<const void*, std::string> names;
+    for (const auto& [name, parameter] : student_.parameters())
+      names.emplace(parameter.unsafeGetTensorImpl(), name);
     const auto groups = student_.parameter_groups();
+    for (const auto& group : groups)  // the buckets' order
+      for (const at::Tensor& parameter : group)
+        parameters_.emplace_back(names.at(parameter.unsafeGetTensorImpl()), parameter);
+    optimizer_ = std::make_unique<AdamW>(parameters_, AdamWOptions{.learning_rate = f_.learning_rate,
+                                                                   .beta1 = f_.beta1,
+                                                                   .beta2 = f_.beta2,
+                                                                   .weight_decay = f_.weight_decay});
+    communicator_ = recipe.session.duplicate();
     buckets_ = std::make_unique<GradientBuckets>(*communicator_, groups);
-    // The buckets keep the order of the groups, the optimizer that of the names.
-    std::map<const void*, size_t> place;
-    for (const auto& group : groups)
-      for (const at::Tensor& parameter : group) place.emplace(parameter.unsafeGetTensorImpl(), place.size());
-    for (const at::Tensor& parameter : parameters_)
-      gradient_index_.push_back(place.at(parameter.unsafeGetTensorImpl()));
+  }
+
+  void load(int64_t iteration) { load_finetune(recipe_.run.finetune(), iteration, *optimizer_, parameters_); }
+
+  void save(const std::string& fingerprint, const std::vector<int64_t>& milestones) {
+    if (recipe_.session.rank() == 0)
+      save_finetune(recipe_.run.finetune(), *optimizer_, parameters_, fingerprint, recipe_.session.size(),
+                    milestones);
+    recipe_.session.world().barrier();
   }
 
   // One update over the global batch; returns its mean loss.
   double step() {
     const int world = recipe_.session.size(), rank = recipe_.session.rank();
     std::vector<int64_t> mine;
-    for (int64_t i = rank; i < f_.global_batch; i += world)
-      mine.push_back(state_.iteration * f_.global_batch + i);
+    for (int64_t i = rank; i < f_.global_batch; i += world) mine.push_back(iteration() * f_.global_batch + i);
     buckets_->zero();
     double loss_sum = 0;
     for (size_t at = 0; at < mine.size(); at += static_cast<size_t>(f_.micro_batch)) {
@@ -112,7 +119,7 @@ class Trainer {
            static_cast<double>(f_.global_batch);
   }
 
-  const FinetuneState& state() const { return state_; }
+  int64_t iteration() const { return optimizer_->steps(); }  ///< updates done
   double last_norm() const { return norm_; }
   const GradientBuckets& buckets() const { return *buckets_; }
 
@@ -133,55 +140,39 @@ class Trainer {
       texts.push_back(pad_text(drop ? negative_ : sample.text, recipe_.text_length()));
       timesteps.push_back(1000 * sigma);
     }
-    const at::ScalarType type = parameters_.front().scalar_type();
+    const at::ScalarType type = parameters_.front().second.scalar_type();
     return {at::stack(inputs).to(recipe_.device), at::tensor(timesteps, at::kFloat).to(recipe_.device),
             at::cat(texts).to(recipe_.device, type), at::stack(targets).to(recipe_.device)};
   }
 
   void update() {
-    const at::NoGradGuard no_grad;
-    std::vector<at::Tensor> gradients;
-    for (const size_t i : gradient_index_) gradients.push_back(buckets_->gradients()[i]);
-    double squares = 0;
-    for (const at::Tensor& n : at::_foreach_norm(gradients)) squares += std::pow(n.item<double>(), 2);
-    norm_ = std::sqrt(squares);
+    const std::vector<at::Tensor>& gradients = buckets_->gradients();
+    norm_ = clip_gradients(gradients, f_.gradient_clip).item<double>();
     if (!std::isfinite(norm_))
       fail_data(
-          "finetuning: the gradient of iteration {} is not finite (block {}): lower finetune.learning_rate; "
-          "the last "
+          "finetuning: the gradient of iteration {} is not finite ({}): lower finetune.learning_rate; the "
+          "last "
           "checkpoint is kept",
-          state_.iteration + 1, first_bad(gradients));
-    if (f_.gradient_clip > 0 && norm_ > f_.gradient_clip)
-      at::_foreach_mul_(gradients, f_.gradient_clip / (norm_ + 1e-6));
-    at::_foreach_add_(state_.steps, 1);
-    at::_fused_adamw_(state_.masters, gradients, state_.exp_avg, state_.exp_avg_sq, {}, state_.steps,
-                      f_.learning_rate, f_.beta1, f_.beta2, f_.weight_decay, 1e-8, false, false);
-    state_.iteration += 1;
-    publish();
-  }
-
-  void publish() {
-    const at::NoGradGuard no_grad;
-    for (size_t i = 0; i < parameters_.size(); ++i) parameters_[i].copy_(state_.masters[i]);
+          iteration() + 1, first_bad(gradients));
+    optimizer_->step(gradients);
   }
 
   std::string first_bad(const std::vector<at::Tensor>& gradients) const {
     for (size_t i = 0; i < gradients.size(); ++i)
-      if (!at::isfinite(gradients[i]).all().item<bool>()) return state_.names[i];
+      if (!at::isfinite(gradients[i]).all().item<bool>()) return parameters_[i].first;
     return "none";
   }
 
   Recipe& recipe_;
   const FinetuneSection& f_;
   Transformer student_;
-  FinetuneState state_;
   const LatentSet& data_;
   SampleOrder order_;
   at::Tensor negative_;
-  std::vector<at::Tensor> parameters_;
+  AdamW::Named parameters_;
+  std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<Communicator> communicator_;
   std::unique_ptr<GradientBuckets> buckets_;
-  std::vector<size_t> gradient_index_;
   double norm_ = 0;
 };
 
@@ -208,44 +199,27 @@ bool make_finetuning(Recipe& recipe) {
   // Rank 0 looks for the newest checkpoint, so that every rank continues from the same.
   int64_t newest = -1;
   if (recipe.session.rank() == 0)
-    if (const auto found = load_newest_finetune(recipe.run.finetune(), fingerprint, f.iterations))
-      newest = found->iteration;
+    newest = newest_finetune(recipe.run.finetune(), fingerprint, f.iterations).value_or(-1);
   newest = static_cast<int64_t>(
       recipe.session.world().all_reduce_value(static_cast<double>(newest), Reduction::max));
   if (newest >= f.iterations) {
     timer.done(0, f.iterations);
     return true;
   }
-  Transformer student = make_student(recipe, selection);
-  FinetuneState state;
+  Trainer trainer(recipe, make_student(recipe, selection), data);
   if (newest >= 0) {
-    state = *load_newest_finetune(recipe.run.finetune(), fingerprint, newest);
+    trainer.load(newest);
     log_info("finetune: continues after iteration {}", newest);
   } else {
-    state = FinetuneState::start(student.parameters());
     log_info("finetune: starts from the distilled student ({} samples, {} iterations)", data.size(),
              f.iterations);
   }
-  Trainer trainer(recipe, std::move(student), std::move(state), data);
-  const auto save = [&] {
-    const int64_t at = trainer.state().iteration;
-    if (recipe.session.rank() == 0) {
-      save_finetune(recipe.run.finetune(), trainer.state(), fingerprint, recipe.session.size());
-      // Keeps milestones and the two newest.
-      std::vector<int64_t> kept = finetune_checkpoints(recipe.run.finetune());
-      for (size_t i = 0; i + 2 < kept.size(); ++i)
-        if (std::find(milestones.begin(), milestones.end(), kept[i]) == milestones.end())
-          remove_finetune(recipe.run.finetune(), kept[i]);
-    }
-    recipe.session.world().barrier();
-    return at;
-  };
-  const int64_t begin = trainer.state().iteration;
+  const int64_t begin = trainer.iteration();
   Progress progress("finetune", f.iterations, "iterations", begin);
-  while (trainer.state().iteration < f.iterations) {
+  while (trainer.iteration() < f.iterations) {
     const double start = seconds();
     const double loss = trainer.step();
-    const int64_t at = trainer.state().iteration;
+    const int64_t at = trainer.iteration();
     nlohmann::ordered_json line{{"stage", "finetune"},
                                 {"iteration", at},
                                 {"loss", loss},
@@ -255,10 +229,10 @@ bool make_finetuning(Recipe& recipe) {
                                 {"communication_seconds", trainer.buckets().communication_seconds()}};
     recipe.metric(line.dump());
     progress.advance(1, fmt::format("loss {:.4f}", loss));
-    const bool stop =
-        agree_on_stop(recipe.session.world(), recipe.stop_requested());
+    const bool stop = agree_on_stop(recipe.session.world(), recipe.stop_requested());
     const bool milestone = std::find(milestones.begin(), milestones.end(), at) != milestones.end();
-    if (milestone || stop || (f.save_every > 0 && at % f.save_every == 0)) save();
+    if (milestone || stop || (f.save_every > 0 && at % f.save_every == 0))
+      trainer.save(fingerprint, milestones);
     if (stop && at < f.iterations) {
       timer.done(at - begin, begin);
       return false;

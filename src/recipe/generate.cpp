@@ -7,7 +7,7 @@
 #include "data/video.h"
 #include "parallel/coordinator.h"
 #include "recipe/artifact.h"
-#include "recipe/finetune_state.h"
+#include "recipe/finetune_checkpoint.h"
 #include "recipe/sample_set.h"
 #include "recipe/trajectory_set.h"
 #include "storage/atomic_file.h"

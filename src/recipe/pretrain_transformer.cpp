@@ -181,6 +181,7 @@ Transformer pretrain_transformer(const Vae& vae, const at::Tensor& latents, cons
       finished = false;
       break;
     }
+    const double pause = seconds();
     const bool image = trained.step_count() <= options.image_steps, last = trained.step_count() == total;
     const auto due = [&](int64_t every) { return every > 0 && (trained.step_count() % every == 0 || last); };
     if (due(options.gain_every)) {
@@ -190,15 +191,14 @@ Transformer pretrain_transformer(const Vae& vae, const at::Tensor& latents, cons
           "% with another direction",
           trained.step_count(), gain.right, 100 * (gain.wrong_outline / gain.right - 1),
           100 * (gain.wrong_direction / gain.right - 1));
-      since = seconds();
     }
     if (due(options.evaluate_every)) {
       log_info("pretrain: step {}: {}", trained.step_count(),
                score_teacher(averaged(), vae, embed, options, image ? 1 : options.frames,
                              options.evaluate_clips, device)
                    .summary());
-      since = seconds();
     }
+    since += seconds() - pause;
   }
   return averaged();
 }

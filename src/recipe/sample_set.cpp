@@ -1,7 +1,7 @@
 #include "recipe/sample_set.h"
 
 #include "base/errors.h"
-#include "recipe/finetune_state.h"
+#include "recipe/finetune_checkpoint.h"
 #include "storage/hdf5_file.h"
 
 namespace surgery {

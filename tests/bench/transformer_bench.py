@@ -18,11 +18,12 @@ OURS = os.environ.get("SURGERY_BINARY", "build/release/bin/surgery")
 
 
 def ours(threads, batch, repetitions):
-    command = [OURS, "bench-transformer", "--json", f"--run.threads={threads}", "--batch", str(batch), "--repetitions", str(repetitions)]
+    command = [OURS, "bench", "transformer", "--json", f"--run.threads={threads}", "--batch", str(batch), "--repetitions",
+               str(repetitions)]
     result = subprocess.run(command, capture_output=True, text=True, check=True,
                             env={**os.environ, "OMP_NUM_THREADS": str(threads)})
     figures = json.loads(result.stdout)
-    return figures["forward_seconds"], figures["training_seconds"]
+    return tuple(row["seconds"] for row in figures["transformer"]["rows"])
 
 
 def best(repetitions, run):

@@ -1,0 +1,113 @@
+#include "recipe/finetune_checkpoint.h"
+
+#include <algorithm>
+#include <charconv>
+#include <ranges>
+
+#include "base/errors.h"
+#include "base/log.h"
+#include "storage/checkpoint.h"
+
+namespace surgery {
+namespace {
+
+constexpr const char* kFile = "state-0-of-1.safetensors";
+constexpr std::string_view kParameter = "parameter.", kMaster = "master.";
+
+}  // namespace
+
+void save_finetune(const std::filesystem::path& root, const AdamW& optimizer, const AdamW::Named& parameters,
+                   const std::string& fingerprint, int world, const std::vector<int64_t>& milestones) {
+  TensorMap tensors;
+  for (const auto& [name, parameter] : parameters)
+    tensors[std::string(kParameter) + name] = parameter.detach();
+  for (const auto& [name, tensor] : optimizer.state()) {
+    if (name.starts_with(kMaster))
+      tensors[std::string(kParameter) + name.substr(kMaster.size())] = tensor;
+    else
+      tensors[name] = tensor;
+  }
+  const auto folder = begin_checkpoint(root, optimizer.steps());
+  save_tensors(folder / kFile, tensors);
+  commit_checkpoint(folder, optimizer.steps(), {seal_file(folder, kFile)},
+                    {{"fingerprint", fingerprint}, {"world", world}});
+  prune_checkpoints(root, 2, milestones);
+}
+
+std::optional<int64_t> newest_finetune(const std::filesystem::path& root, const std::string& fingerprint,
+                                       int64_t most) {
+  const std::vector<int64_t> steps = checkpoint_steps(root);
+  for (const int64_t step : steps | std::views::reverse) {
+    if (step > most) continue;
+    std::optional<Checkpoint> checkpoint;
+    try {
+      checkpoint = open_checkpoint(checkpoint_folder(root, step));
+    } catch (const Error& error) {
+      log_warning("finetune: checkpoint of iteration {} is passed over, an older one is taken: {}", step,
+                  error.what());
+      continue;
+    }
+    const std::string made_with = checkpoint->metadata.value("fingerprint", "");
+    if (made_with != fingerprint)
+      fail_usage(
+          "{}: made with other settings, data or student (fingerprint {} instead of {}): choose another "
+          "run.directory, or move the finetune folder away",
+          checkpoint->folder.string(), made_with, fingerprint);
+    return step;
+  }
+  return std::nullopt;
+}
+
+void load_finetune(const std::filesystem::path& root, int64_t iteration, AdamW& optimizer,
+                   const AdamW::Named& parameters) {
+  const at::NoGradGuard no_grad;
+  const auto store = TensorStore::open_file(checkpoint_folder(root, iteration) / kFile);
+  std::map<std::string, at::Tensor> state;
+  for (const std::string& name : store.names())
+    if (!name.starts_with(kParameter)) state[name] = store.get(name);
+  for (const auto& [name, parameter] : parameters) {
+    const at::Tensor saved = store.get(std::string(kParameter) + name);
+    if (parameter.scalar_type() == at::kFloat)
+      parameter.detach().copy_(saved);
+    else
+      state[std::string(kMaster) + name] = saved;
+  }
+  optimizer.load(state);
+}
+
+TensorMap load_finetuned_parameters(const std::filesystem::path& root, int64_t iteration) {
+  const Checkpoint checkpoint = open_checkpoint(checkpoint_folder(root, iteration));
+  const auto store = TensorStore::open_file(checkpoint.folder / kFile);
+  TensorMap parameters;
+  for (const std::string& name : store.names())
+    if (name.starts_with(kParameter)) parameters[name.substr(kParameter.size())] = store.get(name).clone();
+  return parameters;
+}
+
+std::string finetune_checkpoint_hash(const std::filesystem::path& root, int64_t iteration) {
+  const Checkpoint checkpoint = open_checkpoint(checkpoint_folder(root, iteration), CheckpointCheck::sizes);
+  std::string hashes;
+  for (const CheckpointFile& file : checkpoint.files) hashes += file.hash;
+  return hashes;
+}
+
+std::vector<int64_t> milestone_list(const std::string& text, int64_t iterations) {
+  std::vector<int64_t> list;
+  size_t at = 0;
+  while (at < text.size()) {
+    const size_t end = std::min(text.find(',', at), text.size());
+    int64_t value = 0;
+    const auto [stop, error] = std::from_chars(text.data() + at, text.data() + end, value);
+    if (error != std::errc{} || stop != text.data() + end || value <= 0)
+      fail_usage("finetune.checkpoints: '{}' is no iteration: write numbers separated by commas (400,600)",
+                 text.substr(at, end - at));
+    if (value <= iterations) list.push_back(value);
+    at = end + 1;
+  }
+  list.push_back(iterations);
+  std::sort(list.begin(), list.end());
+  list.erase(std::unique(list.begin(), list.end()), list.end());
+  return list;
+}
+
+}  // namespace surgery
