@@ -5,7 +5,9 @@
 #
 # Line n of the variants file is the array's task n: a name, then options. Lines that are empty or begin with # do not
 # count.   phi-degree-3   --distill.phi_degree=3
-# Every setting of slurm/surgery.sh holds; the run directory is SURGERY_RUNS (default runs/ablations)/NAME.
+# Every setting of slurm/surgery.sh holds; the run directory is SURGERY_RUNS (default runs/ablations)/NAME. What a variant
+# shares with a run that is there already (trajectories, blocks, the teacher's clips) it takes from SURGERY_BASE, that run's
+# directory, if given. Without Slurm: SLURM_ARRAY_TASK_ID=1 RANKS=2 bash slurm/ablations.sh ...
 #SBATCH --job-name=surgery-ablation
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -22,4 +24,5 @@ read -r name options <<<"$line"
 echo "ablations.sh: variant $task is $name: $options" >&2
 root=${SURGERY_ROOT:-${SLURM_SUBMIT_DIR:-$PWD}}
 # shellcheck disable=SC2086  # the options are words
-exec bash "$root/slurm/surgery.sh" "$recipe" "--run.directory=${SURGERY_RUNS:-runs/ablations}/$name" $options "$@"
+exec bash "$root/slurm/surgery.sh" "$recipe" "--run.directory=${SURGERY_RUNS:-runs/ablations}/$name" \
+  ${SURGERY_BASE:+"--run.base=$SURGERY_BASE"} $options "$@"

@@ -1,6 +1,7 @@
 #include "app/forward.h"
 
 #include <fmt/ranges.h>
+#include <torch/cuda.h>
 
 #include <chrono>
 
@@ -45,7 +46,7 @@ ExitCode run(Context& context) {
                                 model = component.needs_model ? context.options.text("model") : "";
     TensorMap input;
     if (context.options.has("input")) input = TensorStore::open_file(context.options.text("input")).all();
-    const torch::NoGradGuard no_gradient;
+    const at::NoGradGuard no_gradient;
     save_tensors(output, component.run(model, input, context.options));
     print_seconds(context.options.integer("repeat", 0),
                   [&] { component.run(model, input, context.options); });

@@ -1,12 +1,12 @@
 // What a recipe will cost, from configurations alone: no weights, no GPU.
 #include "recipe/plan.h"
 
-#include <torch/torch.h>
 #include <unistd.h>
 
 #include <chrono>
 
 #include "app/command.h"
+#include "base/tensor.h"
 
 namespace surgery {
 namespace {

@@ -1,5 +1,8 @@
 #include "recipe/pretrain.h"
 
+#include <ATen/Parallel.h>
+#include <torch/cuda.h>
+
 #include <algorithm>
 
 #include "app/command.h"

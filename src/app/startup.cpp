@@ -1,7 +1,9 @@
 #include "app/startup.h"
 
+#include <ATen/Parallel.h>
 #include <sched.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/cuda.h>
 #include <torch/version.h>
 #include <unistd.h>
 

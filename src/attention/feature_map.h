@@ -1,10 +1,9 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <string>
 #include <vector>
 
 #include "base/random.h"
+#include "base/tensor.h"
 
 namespace surgery {
 

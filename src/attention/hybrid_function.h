@@ -1,11 +1,10 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <utility>
 
 #include "attention/hybrid.h"
 #include "attention/linear_term.h"
 #include "attention/softmax_kernels.h"
+#include "base/tensor.h"
 
 namespace surgery {
 

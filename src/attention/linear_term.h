@@ -1,11 +1,10 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <utility>
 #include <vector>
 
 #include "attention/feature_map.h"
 #include "attention/rate.h"
+#include "base/tensor.h"
 
 namespace surgery {
 

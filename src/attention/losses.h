@@ -1,8 +1,7 @@
 #pragma once
-#include <torch/torch.h>
-
 #include "attention/hybrid.h"
 #include "base/random.h"
+#include "base/tensor.h"
 
 namespace surgery {
 

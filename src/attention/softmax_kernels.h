@@ -1,7 +1,6 @@
 #pragma once
-#include <torch/torch.h>
-
 #include "attention/cpu_kernels.h"
+#include "base/tensor.h"
 
 namespace surgery {
 

@@ -1,9 +1,9 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <array>
 #include <cstdint>
 #include <string_view>
+
+#include "base/tensor.h"
 
 namespace surgery {
 
@@ -26,9 +26,9 @@ class RandomStream {
  public:
   explicit RandomStream(RandomKey key) : key_(key) {}
   uint32_t next();
-  double uniform();                   ///< [0, 1), 53 bits
-  double normal();                    ///< N(0, 1), Box-Muller
-  int64_t below(int64_t bound);       ///< uniform integer in [0, bound)
+  double uniform();              ///< [0, 1), 53 bits
+  double normal();               ///< N(0, 1), Box-Muller
+  int64_t below(int64_t bound);  ///< uniform integer in [0, bound)
 
  private:
   RandomKey key_;

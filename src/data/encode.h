@@ -1,11 +1,10 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
 
+#include "base/tensor.h"
 #include "data/latent_shard.h"
 #include "data/manifest.h"
 #include "wan/vae.h"

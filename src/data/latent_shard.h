@@ -1,11 +1,10 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "base/tensor.h"
 #include "data/video.h"
 
 namespace surgery {

@@ -156,6 +156,10 @@ ShapeScene shapes_scene(const ShapeAttributes& a, RandomKey key, int64_t frames,
   return scene;
 }
 
+int64_t shapes_split_size(ShapesSplit split) {
+  return static_cast<int64_t>(shapes_combinations(split == ShapesSplit::evaluation).size());
+}
+
 ShapeAttributes shapes_attributes(ShapesSplit split, int64_t index) {
   const auto& list = shapes_combinations(split == ShapesSplit::evaluation);
   // Steps coprime with 256 and 32: every run of that many clips holds every combination once.

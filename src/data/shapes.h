@@ -1,6 +1,4 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <array>
 #include <filesystem>
 #include <optional>
@@ -9,6 +7,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "base/tensor.h"
 
 namespace surgery {
 
@@ -63,6 +62,9 @@ at::Tensor render_scene(const ShapeScene& scene, int64_t frames, int64_t height,
 /// near the centre at mid-clip and stays fully visible; size, place and speed vary a little with the key.
 ShapeScene shapes_scene(const ShapeAttributes& attributes, RandomKey key, int64_t frames, int64_t height,
                         int64_t width);
+
+/// Combinations a split draws from: that many clips hold each once. What a count of 0 ("all") asks for.
+int64_t shapes_split_size(ShapesSplit split);
 
 struct ShapesClip {
   ShapeAttributes attributes;

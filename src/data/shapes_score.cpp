@@ -228,15 +228,6 @@ ShapesReading read_shapes(const at::Tensor& frames) {
   return reading;
 }
 
-Interval wilson_interval(int64_t successes, int64_t trials) {
-  if (trials == 0) return {0, 1};
-  constexpr double z = 1.959963984540054;
-  const double n = static_cast<double>(trials), p = static_cast<double>(successes) / n;
-  const double middle = (p + z * z / (2 * n)) / (1 + z * z / n);
-  const double half = z / (1 + z * z / n) * std::sqrt(p * (1 - p) / n + z * z / (4 * n * n));
-  return {std::max(0.0, middle - half), std::min(1.0, middle + half)};
-}
-
 void ShapesScore::add(const ShapeAttributes& asked, const ShapesReading& reading) {
   const std::array<bool, 4> hit{reading.background == asked.background, reading.colour == asked.colour,
                                 reading.outline == asked.outline, reading.direction == asked.direction};
@@ -255,7 +246,7 @@ double ShapesScore::clip_share() const {
   return clips == 0 ? 0 : static_cast<double>(all_four) / static_cast<double>(clips);
 }
 
-Interval ShapesScore::clip_interval() const {
+Proportion ShapesScore::clip_interval() const {
   return wilson_interval(all_four, clips);
 }
 

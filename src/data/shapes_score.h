@@ -1,11 +1,11 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <array>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/statistics.h"
+#include "base/tensor.h"
 #include "data/shapes.h"
 
 namespace surgery {
@@ -21,22 +21,16 @@ struct ShapesReading {
 /// its box, with four templates over several frames. Direction: motion of the centroid.
 ShapesReading read_shapes(const at::Tensor& frames);
 
-struct Interval {
-  double low = 0, high = 0;
-};
-/// Wilson's interval of a share, 95 %.
-Interval wilson_interval(int64_t successes, int64_t trials);
-
 /// Counts over clips: an attribute is right when it reads as asked.
 struct ShapesScore {
   int64_t clips = 0, all_four = 0;
   std::array<int64_t, 4> right{};  ///< background, colour, outline, direction
 
   void add(const ShapeAttributes& asked, const ShapesReading& reading);
-  double attribute_share() const;  ///< of all 4 x clips attributes
-  double clip_share() const;       ///< of clips with all four
-  Interval clip_interval() const;
-  std::string summary() const;  ///< one line for a log
+  double attribute_share() const;    ///< of all 4 x clips attributes
+  double clip_share() const;         ///< of clips with all four
+  Proportion clip_interval() const;  ///< of clips with all four, 95 %
+  std::string summary() const;       ///< one line for a log
 };
 
 }  // namespace surgery

@@ -1,12 +1,11 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <filesystem>
 #include <limits>
 #include <memory>
 #include <optional>
 #include <string>
 
+#include "base/tensor.h"
 #include "data/clip_window.h"
 
 namespace surgery {

@@ -49,7 +49,7 @@ void AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate)
 
 std::map<std::string, at::Tensor> AdamW::state() const {
   std::map<std::string, at::Tensor> state;
-  state["step"] = torch::tensor({steps_}, at::kLong);
+  state["step"] = at::tensor({steps_}, at::kLong);
   for (const Slot& slot : slots_) {
     state["exp_avg." + slot.name] = slot.exp_avg;
     state["exp_avg_sq." + slot.name] = slot.exp_avg_sq;

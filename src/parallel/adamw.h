@@ -1,10 +1,10 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <map>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "base/tensor.h"
 
 namespace surgery {
 

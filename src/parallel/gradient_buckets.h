@@ -1,9 +1,8 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <memory>
 #include <vector>
 
+#include "base/tensor.h"
 #include "parallel/communicator.h"
 
 namespace surgery {

@@ -1,13 +1,36 @@
 #include "recipe/artifact.h"
 
 #include "base/errors.h"
+#include "base/log.h"
 #include "storage/atomic_file.h"
 
 namespace surgery {
+void take_from_base(const RunDirectory& run, const std::filesystem::path& path,
+                    const std::string& fingerprint,
+                    const std::function<std::string(const std::filesystem::path&)>& read_fingerprint) {
+  if (run.base().empty() || std::filesystem::exists(path)) return;
+  const auto theirs = run.base() / path.lexically_relative(run.root());
+  if (!std::filesystem::exists(theirs)) return;
+  try {
+    if (read_fingerprint(theirs) != fingerprint) return;
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::data) throw;
+    log_warning("{} is not taken: {}", theirs.string(), error.what());
+    return;
+  }
+  std::error_code error;
+  std::filesystem::create_hard_link(theirs, path, error);
+  if (!error) return;
+  const auto temporary = temporary_name(path);
+  std::filesystem::copy_file(theirs, temporary, error);
+  if (error) fail_io("{}: cannot be copied to {}: {}", theirs.string(), path.string(), error.message());
+  commit_file(temporary, path);
+}
 
 ArtifactState check_artifact(
-    const std::filesystem::path& path, const std::string& fingerprint,
+    const RunDirectory& run, const std::filesystem::path& path, const std::string& fingerprint,
     const std::function<std::string(const std::filesystem::path&)>& read_fingerprint) {
+  take_from_base(run, path, fingerprint, read_fingerprint);
   if (!std::filesystem::exists(path)) return ArtifactState::missing;
   std::string found;
   try {

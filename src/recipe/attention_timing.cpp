@@ -1,5 +1,7 @@
 #include "recipe/attention_timing.h"
 
+#include <torch/cuda.h>
+
 #include <algorithm>
 #include <chrono>
 

@@ -1,8 +1,7 @@
 #pragma once
-#include <torch/torch.h>
-
 #include "attention/cost_model.h"
 #include "attention/hybrid.h"
+#include "base/tensor.h"
 
 namespace surgery {
 

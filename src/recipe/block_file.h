@@ -1,12 +1,11 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <filesystem>
 #include <string>
 #include <vector>
 
 #include "attention/feature_map.h"
 #include "attention/rate.h"
+#include "base/tensor.h"
 
 namespace surgery {
 

@@ -17,6 +17,7 @@ struct ModelSection {
 
 struct RunSection {
   std::string directory = "runs/surgery";
+  std::string base;  ///< another run, whose finished artifacts are taken where the settings agree
   uint64_t seed = 0;
   int64_t threads = 0;          ///< per rank; 0 = cores / local ranks
   std::string resume = "auto";  ///< auto, must, never

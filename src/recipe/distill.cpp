@@ -136,11 +136,12 @@ bool make_distillation(Recipe& recipe) {
   const int64_t blocks = recipe.teacher_config().num_layers;
   const std::vector<int64_t> missing = missing_units(recipe, blocks, [&](int64_t b) {
     bool done = false;
-    const ArtifactState state = check_artifact(recipe.run.block(b), work.fingerprint, [&](const auto& path) {
-      const BlockState found = read_block(path);
-      done = found.done;
-      return found.fingerprint;
-    });
+    const ArtifactState state =
+        check_artifact(recipe.run, recipe.run.block(b), work.fingerprint, [&](const auto& path) {
+          const BlockState found = read_block(path);
+          done = found.done;
+          return found.fingerprint;
+        });
     return done ? state : ArtifactState::missing;
   });
   // The grouping is free: a block's samples do not depend on its neighbours in a unit.

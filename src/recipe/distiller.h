@@ -1,9 +1,8 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <map>
 #include <vector>
 
+#include "base/tensor.h"
 #include "recipe/block_file.h"
 #include "recipe/config.h"
 #include "recipe/trajectory_file.h"

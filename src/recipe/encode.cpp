@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "data/shapes_set.h"
 #include "parallel/coordinator.h"
+#include "recipe/artifact.h"
 #include "recipe/latent_set.h"
 #include "recipe/recipe.h"
 
@@ -32,8 +33,8 @@ std::filesystem::path listing(Recipe& recipe) {
   const auto folder = recipe.run.data() / "clips";
   recipe.make_folder(folder);
   const auto path = write_shapes_set(
-      folder, *split, d.count, recipe.config.run.seed + 1, d.frames, d.height, d.width, d.fps,
-      [&](int64_t i) { return i % recipe.session.size() == recipe.session.rank(); },
+      folder, *split, d.count > 0 ? d.count : shapes_split_size(*split), recipe.config.run.seed + 1, d.frames,
+      d.height, d.width, d.fps, [&](int64_t i) { return i % recipe.session.size() == recipe.session.rank(); },
       recipe.session.rank() == 0);
   recipe.session.world().barrier();
   return path;
@@ -69,8 +70,12 @@ bool make_latents(Recipe& recipe) {
   const std::vector<ShardPlan> plans = plan_shards(clips, latent_space(recipe), options);
   at::Tensor state = at::zeros({static_cast<int64_t>(plans.size())}, at::kLong);
   if (recipe.session.rank() == 0)
-    for (size_t i = 0; i < plans.size(); ++i)
+    for (size_t i = 0; i < plans.size(); ++i) {
+      take_from_base(recipe.run, plans[i].path, plans[i].header.fingerprint, [](const auto& path) {
+        return LatentShard(path, LatentShard::Verify::full).header().fingerprint;
+      });
       state[static_cast<int64_t>(i)] = shard_complete(plans[i]) ? 0 : 1;
+    }
   recipe.session.world().broadcast(state, 0);
   std::vector<size_t> missing;
   std::vector<WorkUnit> units;

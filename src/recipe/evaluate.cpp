@@ -82,7 +82,7 @@ nlohmann::ordered_json to_json(const VariantScore& s) {
   nlohmann::ordered_json json{
       {"variant", s.variant}, {"clips", s.clips}, {"latent_error", s.latent_error}, {"psnr", s.psnr}};
   if (s.has_shapes) {
-    const Interval interval = s.shapes.clip_interval();
+    const Proportion interval = s.shapes.clip_interval();
     json["shapes"] = {{"clips", s.shapes.clips},
                       {"all_four", s.shapes.all_four},
                       {"right", s.shapes.right},

@@ -81,7 +81,7 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
   if (!videos) log_info("generate: built without the video back-end: latents only, no mp4");
   const std::vector<int64_t> missing = missing_units(recipe, total, [&](int64_t i) {
     const ArtifactState state =
-        check_artifact(sample_path(recipe, variant, i), fingerprints[static_cast<size_t>(i)],
+        check_artifact(recipe.run, sample_path(recipe, variant, i), fingerprints[static_cast<size_t>(i)],
                        [](const auto& path) { return read_sample(path).fingerprint; });
     const auto video = video_folder(recipe, variant) / video_name(prompt_of(i).name, i % g.samples);
     return videos && !std::filesystem::exists(video) ? ArtifactState::missing : state;

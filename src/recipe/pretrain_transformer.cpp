@@ -1,5 +1,7 @@
 #include "recipe/pretrain_transformer.h"
 
+#include <ATen/Parallel.h>
+
 #include <chrono>
 #include <cmath>
 #include <future>

@@ -1,10 +1,9 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <filesystem>
 #include <functional>
 
 #include "base/random.h"
+#include "base/tensor.h"
 #include "data/shapes_score.h"
 #include "wan/vae.h"
 

@@ -12,7 +12,7 @@ std::vector<Prompt> recipe_prompts(const std::string& specification, int64_t cou
     if (!split)
       fail_usage("{}: '{}' is none of shapes:train, shapes:distill, shapes:evaluation, or a file", option,
                  specification);
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < (count > 0 ? count : shapes_split_size(*split)); ++i) {
       const std::string caption = shapes_caption(shapes_attributes(*split, i));
       prompts.push_back({caption, caption});
     }

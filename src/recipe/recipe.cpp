@@ -1,5 +1,7 @@
 #include "recipe/recipe.h"
 
+#include <torch/cuda.h>
+
 #include <chrono>
 #include <fstream>
 
@@ -45,6 +47,11 @@ void check_resume(const RunDirectory& run, const std::string& resume) {
   if (resume == "never" && exists)
     fail_usage("run.resume=never, but {} holds a run already: choose another run.directory",
                run.root().string());
+  std::error_code error;
+  if (!run.base().empty() && (!std::filesystem::is_directory(run.base()) ||
+                              std::filesystem::equivalent(run.base(), run.root(), error)))
+    fail_usage("run.base={}: {}: name the folder of another run", run.base().string(),
+               std::filesystem::exists(run.base()) ? "is this run itself, or no folder" : "does not exist");
   log_info("{}: {}", run.root().string(),
            exists ? "continues what is there" : "starts fresh, nothing is there yet");
 }
@@ -54,7 +61,7 @@ void check_resume(const RunDirectory& run, const std::string& resume) {
 Recipe::Recipe(Session& session_, Config config_, std::string config_text)
     : session(session_),
       config(std::move(config_)),
-      run(config.run.directory),
+      run(config.run.directory, config.run.base),
       device(choose_device(config.model.device, session)),
       text_config_(std::move(config_text)) {
   if (session.rank() == 0) {

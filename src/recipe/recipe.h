@@ -1,11 +1,10 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 
+#include "base/tensor.h"
 #include "data/prompts.h"
 #include "parallel/session.h"
 #include "recipe/config.h"

@@ -58,7 +58,7 @@ void add_summary(Page& page, const Inputs& in) {
       {"latent error", fmt::format("{:.3f}", last.latent_error), "student against teacher, same noise"}};
   if (last.has_shapes) {
     const auto tile = [](const char* label, const VariantScore& s) {
-      const Interval i = s.shapes.clip_interval();
+      const Proportion i = s.shapes.clip_interval();
       return Tile{label, percent(s.shapes.clip_share()),
                   fmt::format("all four attributes; 95 %: {:.1f} to {:.1f}", 100 * i.low, 100 * i.high)};
     };
@@ -191,7 +191,7 @@ void add_evaluation(Page& page, const Inputs& in) {
                                  teacher ? "0" : fmt::format("{:.4f}", s.latent_error),
                                  teacher ? "–" : fmt::format("{:.2f}", s.psnr)};
     if (shapes) {
-      const Interval i = s.shapes.clip_interval();
+      const Proportion i = s.shapes.clip_interval();
       row.push_back(percent(s.shapes.clip_share()));
       row.push_back(fmt::format("{:.1f} to {:.1f}", 100 * i.low, 100 * i.high));
       for (const int64_t right : s.shapes.right)

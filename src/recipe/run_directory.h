@@ -8,8 +8,11 @@ namespace surgery {
 /// Where everything of one run lies (design: files). Paths only; nothing is made by asking.
 class RunDirectory {
  public:
-  explicit RunDirectory(std::filesystem::path root) : root_(std::move(root)) {}
+  explicit RunDirectory(std::filesystem::path root, std::filesystem::path base = {})
+      : root_(std::move(root)), base_(std::move(base)) {}
   const std::filesystem::path& root() const { return root_; }
+  /// The run that finished artifacts may be taken from; empty = none.
+  const std::filesystem::path& base() const { return base_; }
 
   std::filesystem::path config() const { return root_ / "config.cfg"; }
   std::filesystem::path cache() const { return root_ / "cache"; }
@@ -30,7 +33,7 @@ class RunDirectory {
   std::filesystem::path report() const { return root_ / "report.html"; }
 
  private:
-  std::filesystem::path root_;
+  std::filesystem::path root_, base_;
 };
 
 }  // namespace surgery

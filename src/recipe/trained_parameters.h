@@ -1,10 +1,9 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <filesystem>
 #include <string>
 #include <vector>
 
+#include "base/tensor.h"
 #include "storage/tensor_store.h"
 
 namespace surgery {

@@ -76,7 +76,7 @@ bool make_trajectories(Recipe& recipe) {
     fingerprints.push_back(trajectory_fingerprint_of(recipe, prompts[i], static_cast<int64_t>(i)));
   const std::vector<int64_t> missing =
       missing_units(recipe, static_cast<int64_t>(prompts.size()), [&](int64_t i) {
-        return check_artifact(recipe.run.trajectory(i), fingerprints[static_cast<size_t>(i)],
+        return check_artifact(recipe.run, recipe.run.trajectory(i), fingerprints[static_cast<size_t>(i)],
                               [](const auto& path) { return trajectory_fingerprint(path); });
       });
   std::vector<WorkUnit> units;

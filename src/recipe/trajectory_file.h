@@ -1,8 +1,8 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <filesystem>
 #include <string>
+
+#include "base/tensor.h"
 
 namespace surgery {
 

@@ -33,17 +33,6 @@ double psnr(const at::Tensor& video, const at::Tensor& reference, double peak) {
   return 10 * std::log10(peak * peak / difference.square().mean().item<double>());
 }
 
-Proportion wilson_interval(int64_t successes, int64_t trials, double z) {
-  EXPECT(successes >= 0 && successes <= trials);
-  if (trials == 0) return {};
-  const double n = static_cast<double>(trials), share = static_cast<double>(successes) / n, z2 = z * z;
-  const double centre = (share + z2 / (2 * n)) / (1 + z2 / n);
-  const double reach = z / (1 + z2 / n) * std::sqrt(share * (1 - share) / n + z2 / (4 * n * n));
-  // At shares of 0 and 1 the ends are exact; rounding must not put them beside the share.
-  return {successes, trials, share, std::clamp(centre - reach, 0.0, share),
-          std::clamp(centre + reach, share, 1.0)};
-}
-
 MeanSpread mean_and_spread(std::span<const double> values) {
   MeanSpread result{static_cast<int64_t>(values.size()), 0, 0};
   if (values.empty()) return result;

@@ -1,11 +1,11 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "base/tensor.h"
 
 namespace surgery {
 

@@ -1,12 +1,11 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "base/tensor.h"
 #include "storage/safetensors.h"
 
 namespace surgery {

@@ -1,7 +1,7 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <vector>
+
+#include "base/tensor.h"
 
 namespace surgery {
 

@@ -1,8 +1,7 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <functional>
 
+#include "base/tensor.h"
 #include "wan/sampler.h"
 #include "wan/transformer.h"
 

@@ -1,10 +1,10 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <array>
 #include <map>
 #include <mutex>
 #include <vector>
+
+#include "base/tensor.h"
 
 namespace surgery {
 

@@ -1,10 +1,10 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include "base/tensor.h"
 
 namespace surgery {
 

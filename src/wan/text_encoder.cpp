@@ -96,8 +96,8 @@ TextEncoder TextEncoder::load(const fs::path& folder) {
   const fs::path inside =
       fs::exists(folder / "text_encoder" / "config.json") ? folder / "text_encoder" : folder;
   const fs::path config = inside / "config.json";
-  return TextEncoder(TextEncoderConfig::from_json(read_file(config), config.string()),
-                     TensorStore::open_folder(inside, kStem).all());
+  const auto sizes = TextEncoderConfig::from_json(read_file(config), config.string());
+  return TextEncoder(sizes, TensorStore::open_folder(inside, kStem).all());
 }
 
 TextEncoder TextEncoder::random(const TextEncoderConfig& config, RandomKey key) {

@@ -1,12 +1,11 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "base/random.h"
+#include "base/tensor.h"
 #include "storage/tensor_store.h"
 
 namespace surgery {

@@ -1,6 +1,4 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -11,6 +9,7 @@
 
 #include "attention/hybrid.h"
 #include "base/random.h"
+#include "base/tensor.h"
 #include "storage/tensor_store.h"
 #include "wan/rope.h"
 

@@ -1,9 +1,8 @@
 #pragma once
-#include <torch/torch.h>
-
 #include <string>
 #include <vector>
 
+#include "base/tensor.h"
 #include "storage/tensor_store.h"
 #include "wan/vae.h"
 

@@ -1,7 +1,6 @@
 #pragma once
 #include <gtest/gtest.h>
 #include <stdlib.h>
-#include <torch/torch.h>
 
 #include <filesystem>
 #include <fstream>
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "base/errors.h"
+#include "base/tensor.h"
 #include "data/video.h"
 
 namespace surgery {

@@ -3,53 +3,20 @@
 Runs the program as its user does (mpirun), on the shipped small teacher at a reduced size.
 """
 
-import hashlib
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import numpy
 import pytest
 from safetensors.numpy import load_file
 
-SOURCE = pathlib.Path(__file__).resolve().parents[2]
-BINARY = os.environ.get("SURGERY_BINARY", str(SOURCE / "build/release/bin/surgery"))
-TEACHER = os.environ.get("SURGERY_TEACHER", str(SOURCE / "datasets/shapes/teacher"))
-
-SETTINGS = {
-    "model.path": TEACHER,
-    "run.threads": 1,
-    "trajectories.count": 6, "trajectories.held_out": 1, "trajectories.steps": 12,
-    "trajectories.frames": 5, "trajectories.height": 64, "trajectories.width": 80,
-    "distill.rates": "2,4,linear", "distill.group_timesteps": 3, "distill.updates_per_group": 2,
-    "distill.commit_every": 1, "distill.held_out_timesteps": 2, "distill.blocks_per_unit": 3,
-    "select.budget": "0.7",
-    "data.count": 6, "data.frames": 5, "data.height": 64, "data.width": 80,
-    "finetune.iterations": 8, "finetune.checkpoints": "2,4", "finetune.save_every": 1, "finetune.global_batch": 4,
-    "generate.count": 2, "generate.steps": 2,
-    "generate.frames": 5, "generate.height": 64, "generate.width": 80,
-}
-
-# Artifacts whose bytes must depend neither on the number of ranks nor on interruptions.
-IDENTICAL = ["cache/*.h5", "distill/*.h5", "tables.csv", "tables.h5", "selection.json", "data/latents/*.h5"]
-
-
-def command(directory, ranks):
-    options = [f"--{key}={value}" for key, value in SETTINGS.items()]
-    return ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1",
-            "-n", str(ranks), BINARY, "run", f"--run.directory={directory}", *options]
-
-
-def environment():
-    return dict(os.environ, OMP_NUM_THREADS="1", OMPI_MCA_btl_vader_single_copy_mechanism="none")
-
-
-def run(directory, ranks):
-    result = subprocess.run(command(directory, ranks), env=environment(), capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from small_recipe import IDENTICAL, command, environment, hashes, run  # noqa: E402
 
 
 def ranks_of(launcher):
@@ -68,11 +35,6 @@ def run_and_kill(directory, ranks, pattern, after):
         time.sleep(0.002)
     os.kill(ranks_of(process.pid)[-1], signal.SIGKILL)
     assert process.wait(timeout=120) != 0, "a run whose rank was killed must not report success"
-
-
-def hashes(directory, patterns):
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for pattern in patterns for path in sorted(directory.glob(pattern))}
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +92,35 @@ def test_finetuning_continues_exactly(undisturbed, tmp_path, ranks):
             assert difference.mean() < 0.02 * moved, (name, difference.mean(), moved)
 
 
+@pytest.mark.parametrize("pattern,ranks", [("samples/distilled/sample-*.h5", 3), ("evaluation.json", 1)])
+def test_generation_and_evaluation_continue(undisturbed, tmp_path, pattern, ranks):
+    patterns = ["samples/*/*.h5", "evaluation.json"]
+    directory = tmp_path / "run"
+    run_and_kill(directory, 2, pattern, 1)
+    assert not (directory / "report.html").exists()
+    finished = {path: path.stat().st_mtime_ns for path in directory.glob(pattern)}
+    run(directory, ranks)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished clips were made again"
+    assert hashes(directory, patterns) == hashes(undisturbed, patterns)
+
+
+def test_another_runs_artifacts_are_taken_where_settings_agree(undisturbed, tmp_path):
+    base = f"--run.base={undisturbed}"
+    inodes = lambda folder, pattern: {path.name: path.stat().st_ino for path in folder.glob(pattern)}
+    same, other = tmp_path / "same", tmp_path / "other"
+    assert "distill: nothing to make, 10 reused" in run(same, 2, base, stage="distill")
+    assert inodes(same, "distill/*.h5") == inodes(undisturbed, "distill/*.h5")
+    before = hashes(undisturbed, IDENTICAL)
+    assert "trajectories: nothing to make, 7 reused" in run(other, 2, base, stage="cache")
+    assert "distill: 10 made" in run(other, 2, base, "--distill.stabilizer=lse", stage="distill")
+    assert inodes(other, "cache/*.h5") == inodes(undisturbed, "cache/*.h5")
+    assert hashes(undisturbed, IDENTICAL) == before, "the other run was changed"
+    result = subprocess.run(command(tmp_path / "third", 1, "--run.base=/nonexistent"), env=environment(),
+                            capture_output=True, text=True, timeout=600)
+    assert result.returncode == 64 and "run.base=/nonexistent: does not exist" in result.stderr
+
+
 def test_damaged_artifact_is_set_aside_and_made_again(undisturbed, tmp_path):
-    import shutil
     directory = tmp_path / "run"
     shutil.copytree(undisturbed, directory)
     victim = directory / "cache/trajectory-000001.h5"
@@ -146,7 +135,7 @@ def test_damaged_artifact_is_set_aside_and_made_again(undisturbed, tmp_path):
 
 def test_other_settings_are_refused_not_overwritten(undisturbed):
     before = hashes(undisturbed, IDENTICAL)
-    result = subprocess.run(command(undisturbed, 1) + ["--trajectories.guidance=3"], env=environment(),
+    result = subprocess.run(command(undisturbed, 1, "--trajectories.guidance=3"), env=environment(),
                             capture_output=True, text=True, timeout=600)
     assert result.returncode == 64
     assert "was made with other settings" in result.stderr
@@ -156,7 +145,7 @@ def test_other_settings_are_refused_not_overwritten(undisturbed):
 def test_resume_says_what_it_does(undisturbed, tmp_path):
     for directory, mode, code, words in [(undisturbed, "never", 64, "holds a run already"),
                                          (tmp_path / "none", "must", 64, "holds no run to continue")]:
-        result = subprocess.run(command(directory, 1) + [f"--run.resume={mode}"], env=environment(),
+        result = subprocess.run(command(directory, 1, f"--run.resume={mode}"), env=environment(),
                                 capture_output=True, text=True, timeout=600)
         assert result.returncode == code
         assert words in result.stderr

@@ -217,4 +217,4 @@ def test_damaged_and_foreign_models(small, tmp_path):
     refused(DATA, "instead of", t5, tmp_path, tensors)
     (t5 / "config.json").write_text("{")
     refused(DATA, "config.json", t5, tmp_path, tensors)
-    refused(IO, "model.safetensors", tmp_path / "none", tmp_path, tensors)
+    refused(IO, "config.json", tmp_path / "none", tmp_path, tensors)
