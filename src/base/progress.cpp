@@ -1,5 +1,6 @@
 #include "base/progress.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +16,12 @@ namespace {
 
 double seconds_since_start() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// mpirun gives its ranks a pseudo-terminal even when its own output goes to a file; that one has no width.
+bool writes_to_a_screen() {
+  winsize size{};
+  return isatty(STDOUT_FILENO) == 1 && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
 }
 
 }  // namespace
@@ -35,7 +42,7 @@ Progress::Progress(std::string what, int64_t total, std::string unit, int64_t do
       first_(done),
       done_(done),
       settings_(std::move(settings)) {
-  terminal_ = settings_.terminal < 0 ? isatty(STDOUT_FILENO) == 1 : settings_.terminal == 1;
+  terminal_ = settings_.terminal < 0 ? writes_to_a_screen() : settings_.terminal == 1;
   if (!settings_.clock) settings_.clock = seconds_since_start;
   if (!settings_.write) {
     if (terminal_)
