@@ -36,6 +36,7 @@ struct OnednnLinear : torch::autograd::Function<OnednnLinear> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
                             const std::optional<at::Tensor>& bias) {
     ctx->save_for_backward({x, weight});
+    ctx->saved_data["bias"] = bias.has_value();
     return by_onednn(x, weight, bias.value_or(at::Tensor()));
   }
 
@@ -45,7 +46,8 @@ struct OnednnLinear : torch::autograd::Function<OnednnLinear> {
     variable_list result(3);
     if (ctx->needs_input_grad(0)) result[0] = product(gradient, weight);
     if (ctx->needs_input_grad(1)) result[1] = product(gradient.t(), x);
-    if (ctx->needs_input_grad(2)) result[2] = gradient.sum(0);
+    // Without a bias there is no third edge to ask about.
+    if (ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(2)) result[2] = gradient.sum(0);
     return result;
   }
 };

@@ -65,11 +65,10 @@ void add_model_and_run(std::vector<ConfigOption>& table) {
       .one_of({"auto", "cpu", "cuda"});
   SectionTable<RunSection>(table, "run", &Config::run)
       .add("directory", &RunSection::directory, "", "folder of the run's artifacts")
-      .add("base", &RunSection::base, "",
-           "folder of another run: its finished trajectories, blocks, latent shards and clips are taken (as hard links) "
-           "where "
-           "the settings agree")
       .check(check_not_empty)
+      .add("base", &RunSection::base, "",
+           "folder of another run, whose finished trajectories, blocks, latent shards and clips are taken "
+           "where the settings agree")
       .add("seed", &RunSection::seed, "", "seed of every random stream")
       .add("threads", &RunSection::threads, "threads", "of one rank; 0 = cores / ranks of the host")
       .range(0, 65536)

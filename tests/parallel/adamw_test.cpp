@@ -1,6 +1,8 @@
 #include "parallel/adamw.h"
 
 #include <gtest/gtest.h>
+#include <torch/nn/utils/clip_grad.h>
+#include <torch/optim/adamw.h>
 
 #include "base/errors.h"
 #include "base/random.h"
