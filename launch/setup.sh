@@ -13,13 +13,14 @@ deps=${SURGERY_DEPS:-${XDG_CACHE_HOME:-$HOME/.cache}/surgery}
 venv=$deps/venv
 requirements=("$root/launch/requirements.txt")
 kind=build
+packages=()
 case "${1:-}" in
   "") ;;
-  --tests) requirements+=("$root/tests/requirements.txt"); kind=tests ;;
+  --tests) requirements+=("$root/tests/requirements.txt"); packages=(slurm-wlm munge); kind=tests ;;
   *) echo "setup.sh: unknown option $1 (only --tests is known)" >&2; exit 64 ;;
 esac
 
-packages=(g++ cmake ninja-build ccache mold git pkg-config python3-venv
+packages+=(g++ cmake ninja-build ccache mold git pkg-config python3-venv
           openmpi-bin libopenmpi-dev libhdf5-dev libboost-program-options-dev nlohmann-json3-dev libxxhash-dev
           libsentencepiece-dev libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libgtest-dev)
 

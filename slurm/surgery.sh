@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Runs a recipe in a Slurm allocation, and goes on by itself after a time limit or a preemption:
 #
-#   sbatch [--nodes=2 --ntasks-per-node=4 --gpus-per-node=4 ...] slurm/surgery.sh RECIPE.cfg [--section.key=value]...
-#   bash slurm/surgery.sh RECIPE.cfg        # the same on this machine, without Slurm
+#   sbatch [--nodes=2 --ntasks-per-node=4 --gpus-per-node=4 ...] slurm/surgery.sh [RECIPE.cfg] [--section.key=value]...
+#   bash slurm/surgery.sh [RECIPE.cfg]      # the same on this machine, without Slurm
+#
+# Without a recipe it is configs/recipes/shapes-quick.cfg, as for launch/local.sh.
 #
 # First `surgery plan`, which refuses in seconds what cannot work; then the recipe over all tasks. Five minutes before the
 # time limit, or on SIGTERM, the ranks commit what they have and the program exits with 75: the job is put back in the
@@ -117,9 +119,11 @@ elif [[ -n ${SURGERY_ENV:-} ]]; then
   exit 64
 fi
 
-recipe=${1:-}
-[[ -n $recipe && $recipe != -* ]] || { say "usage: sbatch slurm/surgery.sh RECIPE.cfg [--section.key=value]..."; exit 64; }
-shift
+recipe=$root/configs/recipes/shapes-quick.cfg
+if (($#)) && [[ $1 != -* ]]; then
+  recipe=$1
+  shift
+fi
 [[ -r $recipe || ! -r ${SLURM_SUBMIT_DIR:-$PWD}/$recipe ]] || recipe=$SLURM_SUBMIT_DIR/$recipe
 [[ -r $recipe ]] || { say "$recipe cannot be read: give a recipe's file (configs/recipes/ has some)"; exit 64; }
 binary=${SURGERY_BINARY:-$root/build/release/bin/surgery}

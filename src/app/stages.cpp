@@ -75,12 +75,15 @@ Command select_command() {
       stage_command("select", "rates within a budget, from a run's tables or from any table", make_selection);
   const auto in_run = command.run;
   command.run = [in_run](Context& context) {
-    return context.options.has("tables") ? select_alone(context) : in_run(context);
+    if (context.options.has("tables")) return select_alone(context);
+    if (context.options.has("budget") || context.options.has("output"))
+      fail_usage("select: --budget and --output go with --tables FILE: for a run say --select.budget");
+    return in_run(context);
   };
   command.kind = CommandKind::tool;
   command.options = {{"tables", "FILE", "tables.csv or tables.h5 to select from, without a run", false},
-                     {"budget", "B", "short for --select.budget", false},
-                     {"output", "FILE", "where the selection goes (default: standard output)", false}};
+                     {"budget", "B", "with --tables, short for --select.budget", false},
+                     {"output", "FILE", "with --tables: where the selection goes [standard output]", false}};
   return command;
 }
 

@@ -207,6 +207,8 @@ struct Flash {
   /// Where maxima moved: the first key that attains the new one.
   static void find_maxima(int64_t first, int64_t count, const float* logits, Vector m, Vector before,
                           int64_t* indices) {
+    if (first == 0)
+      for (int i = 0; i < W; ++i) indices[i] = 0;  // stays where no logit is a number
     for (int i = 0; i < W; ++i) {
       if (m[i] == before[i]) continue;
       for (int64_t j = 0; j < count; ++j) {

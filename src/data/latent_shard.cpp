@@ -327,7 +327,10 @@ std::vector<std::filesystem::path> list_shards(const std::filesystem::path& fold
     fail_io("{}: no such folder of latent shards: encode the clips first", folder.string());
   std::vector<std::filesystem::path> shards;
   for (const auto& entry : std::filesystem::directory_iterator(folder))
-    if (entry.is_regular_file() && entry.path().extension() == ".h5") shards.push_back(entry.path());
+    if (entry.is_regular_file() && entry.path().extension() == ".h5" &&
+        !entry.path().filename().string().starts_with(
+            '.'))  // what is being written, or was when a process died
+      shards.push_back(entry.path());
   std::sort(shards.begin(), shards.end());
   VALIDATE(!shards.empty(), "{}: holds no latent shard (*.h5): encode the clips first", folder.string());
   return shards;

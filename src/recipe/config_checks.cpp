@@ -9,6 +9,9 @@
 #include <string_view>
 #include <vector>
 
+#include "base/errors.h"
+#include "recipe/budget.h"
+
 namespace surgery {
 namespace {
 
@@ -25,13 +28,6 @@ std::vector<std::string> split(std::string_view text, char separator) {
 
 std::optional<int64_t> integer(std::string_view text) {
   int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
-
-std::optional<double> number(std::string_view text) {
-  double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
   return value;
@@ -72,16 +68,12 @@ std::string check_rates(const std::string& text) {
 }
 
 std::string check_budget(const std::string& text) {
-  const size_t cross = text.find("xR");
-  if (cross != std::string::npos) {
-    if (integer(std::string_view(text).substr(0, cross)).value_or(-1) < 0 ||
-        integer(std::string_view(text).substr(cross + 2)).value_or(0) < 1)
-      return "is no budget of the form 15xR4 (15 blocks at rate 4)";
+  try {
+    parse_budget(text);
     return "";
+  } catch (const Error& error) {
+    return error.what();
   }
-  if (!(number(text).value_or(0) > 0))
-    return "is no budget: FLOPs (1.2e12), a share of all-softmax up to 1 (0.7), or blocks x rate (15xR4)";
-  return "";
 }
 
 std::string check_pins(const std::string& text) {

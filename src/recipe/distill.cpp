@@ -86,7 +86,9 @@ void distill_blocks(const Work& work, const std::vector<int64_t>& blocks) {
     for (const int64_t b : active) states.at(b).cursor = at + 1;
     const bool stop = recipe.stop_requested();
     if (stop || (at + 1) % recipe.config.distill.commit_every == 0) commit();
-    if (stop) return;
+    if (stop)
+      fail(ExitCode::requeue, "distillation of blocks {}-{}: stopped as asked", blocks.front(),
+           blocks.back());
   }
   for (int64_t h = 0; h < recipe.config.trajectories.held_out; ++h) {
     const Trajectory trajectory = work.trajectory(recipe.config.trajectories.count + h);

@@ -1,6 +1,8 @@
 // The finetuning set: video files and captions, through VAE and text encoder, to latent shards.
 #include "data/encode.h"
 
+#include <algorithm>
+
 #include "base/errors.h"
 #include "base/log.h"
 #include "data/shapes_set.h"
@@ -8,6 +10,7 @@
 #include "recipe/artifact.h"
 #include "recipe/latent_set.h"
 #include "recipe/recipe.h"
+#include "storage/atomic_file.h"
 
 namespace surgery {
 namespace {
@@ -30,7 +33,10 @@ std::filesystem::path listing(Recipe& recipe) {
   const auto split = parse_shapes_split(d.videos);
   if (!split)
     fail_usage("data.videos: '{}' is none of shapes:train, shapes:distill, shapes:evaluation", d.videos);
-  const auto folder = recipe.run.data() / "clips";
+  // The files are reused by name, so everything that they depend on stands in the folder's.
+  const auto folder = recipe.run.data() / "clips" /
+                      fmt::format("{}-seed{}-{}x{}x{}-{}fps", to_string(*split), recipe.config.run.seed + 1,
+                                  d.frames, d.height, d.width, d.fps);
   recipe.make_folder(folder);
   const auto path = write_shapes_set(
       folder, *split, d.count > 0 ? d.count : shapes_split_size(*split), recipe.config.run.seed + 1, d.frames,
@@ -43,6 +49,17 @@ std::filesystem::path listing(Recipe& recipe) {
 std::filesystem::path shard_folder(const Recipe& recipe) {
   return recipe.config.data.shards.empty() ? recipe.run.data() / "latents"
                                            : std::filesystem::path(recipe.config.data.shards);
+}
+
+/// Shards that an earlier setting left here: finetuning reads all of the folder.
+void set_aside_others(const std::filesystem::path& folder, const std::vector<ShardPlan>& plans) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const auto name = entry.path().filename();
+    const bool planned =
+        std::ranges::any_of(plans, [&](const ShardPlan& plan) { return plan.path.filename() == name; });
+    if (name.extension() == ".h5" && !name.string().starts_with('.') && !planned)
+      set_aside(entry.path(), "belongs to another choice of clips");
+  }
 }
 
 }  // namespace
@@ -69,13 +86,15 @@ bool make_latents(Recipe& recipe) {
   recipe.make_folder(options.folder);
   const std::vector<ShardPlan> plans = plan_shards(clips, latent_space(recipe), options);
   at::Tensor state = at::zeros({static_cast<int64_t>(plans.size())}, at::kLong);
-  if (recipe.session.rank() == 0)
+  if (recipe.session.rank() == 0) {
+    set_aside_others(options.folder, plans);
     for (size_t i = 0; i < plans.size(); ++i) {
       take_from_base(recipe.run, plans[i].path, plans[i].header.fingerprint, [](const auto& path) {
         return LatentShard(path, LatentShard::Verify::full).header().fingerprint;
       });
       state[static_cast<int64_t>(i)] = shard_complete(plans[i]) ? 0 : 1;
     }
+  }
   recipe.session.world().broadcast(state, 0);
   std::vector<size_t> missing;
   std::vector<WorkUnit> units;
@@ -92,6 +111,8 @@ bool make_latents(Recipe& recipe) {
             [&] { return recipe.stop_requested(); });
         for (const RejectedRecord& bad : result.rejected)
           log_warning("encode: left out {}: {}", bad.where, bad.reason);
+        if (result.status == EncodeStatus::stopped)
+          fail(ExitCode::requeue, "{}: stopped as asked", plans[missing[u]].path.filename().string());
       },
       [&] { return recipe.stop_requested(); });
   timer.done(static_cast<int64_t>(missing.size()), static_cast<int64_t>(plans.size() - missing.size()));

@@ -61,20 +61,24 @@ VariantScore summarize(const std::string& variant, const at::Tensor& rows,
   return score;
 }
 
-// The paper averages its scores over the checkpoints; counts of clips add up.
+// The paper averages its scores over the checkpoints. Their clips share prompts and noise, so they do not
+// count as more clips: the counts are means, rounded, and the interval is that of one checkpoint's clips.
 VariantScore average(const std::vector<VariantScore>& checkpoints) {
   VariantScore mean;
   mean.variant = "mean of checkpoints";
+  std::array<double, 5> counts{};
   for (const VariantScore& s : checkpoints) {
     const double share = 1.0 / static_cast<double>(checkpoints.size());
-    mean.clips += s.clips;
+    mean.clips = s.clips;
     mean.latent_error += s.latent_error * share;
     mean.psnr += s.psnr * share;
     mean.has_shapes = s.has_shapes;
-    mean.shapes.clips += s.shapes.clips;
-    mean.shapes.all_four += s.shapes.all_four;
-    for (size_t a = 0; a < 4; ++a) mean.shapes.right[a] += s.shapes.right[a];
+    mean.shapes.clips = s.shapes.clips;
+    counts[4] += static_cast<double>(s.shapes.all_four) * share;
+    for (size_t a = 0; a < 4; ++a) counts[a] += static_cast<double>(s.shapes.right[a]) * share;
   }
+  mean.shapes.all_four = std::llround(counts[4]);
+  for (size_t a = 0; a < 4; ++a) mean.shapes.right[a] = std::llround(counts[a]);
   return mean;
 }
 

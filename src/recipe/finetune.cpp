@@ -199,7 +199,7 @@ bool make_finetuning(Recipe& recipe) {
   // Rank 0 looks for the newest checkpoint, so that every rank continues from the same.
   int64_t newest = -1;
   if (recipe.session.rank() == 0)
-    newest = newest_finetune(recipe.run.finetune(), fingerprint, f.iterations).value_or(-1);
+    newest = newest_finetune(recipe.run.finetune(), fingerprint, milestones).value_or(-1);
   newest = static_cast<int64_t>(
       recipe.session.world().all_reduce_value(static_cast<double>(newest), Reduction::max));
   if (newest >= f.iterations) {

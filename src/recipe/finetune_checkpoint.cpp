@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <charconv>
-#include <ranges>
 
 #include "base/errors.h"
 #include "base/log.h"
+#include "recipe/budget.h"
+#include "storage/atomic_file.h"
 #include "storage/checkpoint.h"
 
 namespace surgery {
@@ -35,27 +36,29 @@ void save_finetune(const std::filesystem::path& root, const AdamW& optimizer, co
 }
 
 std::optional<int64_t> newest_finetune(const std::filesystem::path& root, const std::string& fingerprint,
-                                       int64_t most) {
-  const std::vector<int64_t> steps = checkpoint_steps(root);
-  for (const int64_t step : steps | std::views::reverse) {
-    if (step > most) continue;
-    std::optional<Checkpoint> checkpoint;
+                                       const std::vector<int64_t>& milestones) {
+  std::vector<int64_t> whole;
+  for (const int64_t step : checkpoint_steps(root)) {
+    if (step > milestones.back()) continue;
     try {
-      checkpoint = open_checkpoint(checkpoint_folder(root, step));
+      const Checkpoint checkpoint = open_checkpoint(checkpoint_folder(root, step));
+      const std::string made_with = checkpoint.metadata.value("fingerprint", "");
+      if (made_with != fingerprint)
+        fail_usage(
+            "{}: made with other settings, data or student (fingerprint {} instead of {}): choose another "
+            "run.directory, or move the finetune folder away",
+            checkpoint.folder.string(), made_with, fingerprint);
+      whole.push_back(step);
     } catch (const Error& error) {
-      log_warning("finetune: checkpoint of iteration {} is passed over, an older one is taken: {}", step,
-                  error.what());
-      continue;
+      if (error.code() != ExitCode::data) throw;
+      set_aside(checkpoint_folder(root, step), error.what());
     }
-    const std::string made_with = checkpoint->metadata.value("fingerprint", "");
-    if (made_with != fingerprint)
-      fail_usage(
-          "{}: made with other settings, data or student (fingerprint {} instead of {}): choose another "
-          "run.directory, or move the finetune folder away",
-          checkpoint->folder.string(), made_with, fingerprint);
-    return step;
   }
-  return std::nullopt;
+  const auto missing = std::ranges::find_if(
+      milestones, [&](int64_t milestone) { return !std::ranges::binary_search(whole, milestone); });
+  const auto end = missing == milestones.end() ? whole.end() : std::ranges::upper_bound(whole, *missing);
+  if (end == whole.begin()) return std::nullopt;
+  return *(end - 1);
 }
 
 void load_finetune(const std::filesystem::path& root, int64_t iteration, AdamW& optimizer,
@@ -91,7 +94,8 @@ std::string finetune_checkpoint_hash(const std::filesystem::path& root, int64_t 
   return hashes;
 }
 
-std::vector<int64_t> milestone_list(const std::string& text, int64_t iterations) {
+std::vector<int64_t> milestone_list(const std::string& typed, int64_t iterations) {
+  const std::string text = without_spaces(typed);
   std::vector<int64_t> list;
   size_t at = 0;
   while (at < text.size()) {

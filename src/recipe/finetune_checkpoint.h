@@ -17,10 +17,11 @@ namespace surgery {
 void save_finetune(const std::filesystem::path& root, const AdamW& optimizer, const AdamW::Named& parameters,
                    const std::string& fingerprint, int world, const std::vector<int64_t>& milestones);
 
-/// The newest whole checkpoint at or below `most` iterations; damaged ones are passed over with a warning.
-/// Error{usage} when it belongs to another configuration.
+/// The iteration to go on from: of the whole checkpoints, the newest before the first of the (ascending)
+/// milestones that is missing; the last milestone when none is. Damaged checkpoints are set aside.
+/// Error{usage} when one belongs to another configuration.
 std::optional<int64_t> newest_finetune(const std::filesystem::path& root, const std::string& fingerprint,
-                                       int64_t most);
+                                       const std::vector<int64_t>& milestones);
 /// Takes parameters and optimizer state back, exactly. Error{data}.
 void load_finetune(const std::filesystem::path& root, int64_t iteration, AdamW& optimizer,
                    const AdamW::Named& parameters);

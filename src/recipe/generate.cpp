@@ -24,7 +24,8 @@ std::string sample_fingerprint(Recipe& recipe, const Selection& selection, const
   if (variant != "teacher") model += student_fingerprint(recipe, selection);
   if (variant.starts_with("step-"))
     model += finetune_checkpoint_hash(recipe.run.finetune(), std::stoll(variant.substr(5)));
-  return make_fingerprint({"sample-1", model, recipe.text_hash(), prompt.text, g.negative_prompt,
+  return make_fingerprint({"sample-1", model, recipe.text_hash(), recipe.vae_hash(), prompt.text,
+                           g.negative_prompt,
                            fmt::format("{} {} {} {} {} {} {} {} {}", index, recipe.config.run.seed, g.frames,
                                        g.height, g.width, g.steps, g.guidance, g.shift, g.sampler)});
 }
@@ -56,12 +57,11 @@ Sample generate_sample(Recipe& recipe, const Transformer& model, const Prompt& p
   return sample;
 }
 
-void write_video(Recipe& recipe, const std::string& variant, const Sample& sample) {
+void write_video(Recipe& recipe, const std::filesystem::path& path, const Sample& sample) {
   const at::NoGradGuard no_grad;
   const Vae& vae = recipe.vae();
   const at::Tensor video = vae.decode(vae.denormalize(sample.latents.unsqueeze(0).to(recipe.device)));
-  write_mp4(video_folder(recipe, variant) / video_name(sample.name, sample.index),
-            video_to_frames(video.to(at::kCPU)), kVideoFps);
+  write_mp4(path, video_to_frames(video.to(at::kCPU)), kVideoFps);
 }
 
 bool make_variant(Recipe& recipe, const Selection& selection, const std::string& variant) {
@@ -74,6 +74,10 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
   const auto prompt_of = [&](int64_t i) -> const Prompt& {
     return prompts[static_cast<size_t>(i / g.samples)];
   };
+  const auto names = video_names(prompts, g.samples);
+  const auto video_path = [&](int64_t i) {
+    return video_folder(recipe, variant) / names[static_cast<size_t>(i)];
+  };
   std::vector<std::string> fingerprints;
   for (int64_t i = 0; i < total; ++i)
     fingerprints.push_back(sample_fingerprint(recipe, selection, variant, prompt_of(i), i));
@@ -83,8 +87,7 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
     const ArtifactState state =
         check_artifact(recipe.run, sample_path(recipe, variant, i), fingerprints[static_cast<size_t>(i)],
                        [](const auto& path) { return read_sample(path).fingerprint; });
-    const auto video = video_folder(recipe, variant) / video_name(prompt_of(i).name, i % g.samples);
-    return videos && !std::filesystem::exists(video) ? ArtifactState::missing : state;
+    return videos && !std::filesystem::exists(video_path(i)) ? ArtifactState::missing : state;
   });
   std::vector<WorkUnit> units;
   for (const int64_t i : missing) units.push_back({fmt::format("{} clip {}", variant, i), 1});
@@ -103,7 +106,7 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
           sample.fingerprint = fingerprints[static_cast<size_t>(i)];
           write_sample(path, sample);
         }
-        if (videos) write_video(recipe, variant, sample);
+        if (videos) write_video(recipe, video_path(i), sample);
       },
       [&] { return recipe.stop_requested(); });
   timer.done(static_cast<int64_t>(missing.size()), total - static_cast<int64_t>(missing.size()));
@@ -126,6 +129,7 @@ bool make_model(Recipe& recipe) {
   std::string fingerprint = student_fingerprint(recipe, selection);
   if (variant.starts_with("step-"))
     fingerprint += finetune_checkpoint_hash(recipe.run.finetune(), std::stoll(variant.substr(5)));
+  fingerprint += recipe.vae_hash() + recipe.text_hash();
   const auto stamp = recipe.run.model() / "surgery.json";
   int64_t made = 0;
   if (recipe.session.rank() == 0) {
@@ -133,6 +137,7 @@ bool make_model(Recipe& recipe) {
         nlohmann::json{{"fingerprint", fingerprint}, {"variant", variant}}.dump() + "\n";
     if (!std::filesystem::exists(stamp) || read_file(stamp) != wanted) {
       made = 1;
+      std::filesystem::remove(stamp);  // what follows is no whole model until the stamp is there again
       const Transformer model = variant_model(recipe, variant, selection);
       std::filesystem::create_directories(recipe.run.model());
       model.save(recipe.run.model() / "transformer", at::kBFloat16);

@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "base/errors.h"
+#include "recipe/budget.h"
 #include "recipe/component_cost.h"
 
 namespace surgery {
@@ -64,19 +65,18 @@ StagePlanner::StagePlanner(const Config& config, const ModelSizes& model, int64_
   clips_ = config.data.count;
   if (clips_ == 0)
     notes_.push_back("data.count = 0 (all clips): encoding and shards are not counted, set it to count them");
-  const std::string& budget = config.select.budget;
-  const size_t cross = budget.find("xR");
+  const Budget budget = parse_budget(config.select.budget);
   if (config.select.mode == "softmax") {
     budget_share_ = 1;
-  } else if (cross != std::string::npos) {
-    converted_ = std::stoll(budget.substr(0, cross));
-    budget_rate_ = Rate::every(std::stoll(budget.substr(cross + 2)));
+  } else if (budget.kind == Budget::Kind::blocks) {
+    converted_ = budget.blocks;
+    budget_rate_ = budget.rate;
     if (converted_ > model.transformer.num_layers)
-      fail_usage("select.budget = {} converts more blocks than the model has ({})", budget,
+      fail_usage("select.budget = {} converts more blocks than the model has ({})", config.select.budget,
                  model.transformer.num_layers);
   } else {
-    budget_share_ = std::stod(budget);
-    if (budget_share_ > 1) {
+    budget_share_ = budget.value;
+    if (budget.kind == Budget::Kind::cost) {
       const CostGeometry g = cost_geometry(model.transformer, model.text_tokens, config.cost.frames,
                                            config.cost.height, config.cost.width);
       budget_share_ /= attention_core_flops(g, phi_, Rate::full()) * double(g.blocks);

@@ -39,6 +39,19 @@ double now_seconds() {
 
 namespace {
 
+/// After a kill the file may end in half a line: that one is lost, this one is not.
+void append_line(const std::filesystem::path& path, const std::string& line) {
+  bool whole = true;
+  if (std::ifstream before(path, std::ios::ate | std::ios::binary); before && before.tellg() > 0) {
+    before.seekg(-1, std::ios::end);
+    whole = before.get() == '\n';
+  }
+  std::ofstream file(path, std::ios::app);
+  file << (whole ? "" : "\n") << line << '\n';
+  file.flush();
+  if (!file) fail_io("{}: cannot be written (is the disk full?)", path.string());
+}
+
 // What --run.resume allows, said aloud: a failed resume must never become a silent fresh start.
 void check_resume(const RunDirectory& run, const std::string& resume) {
   const bool exists = std::filesystem::exists(run.config());
@@ -69,9 +82,13 @@ Recipe::Recipe(Session& session_, Config config_, std::string config_text)
     std::error_code error;
     std::filesystem::create_directories(run.root(), error);
     if (error) fail_io("{}: cannot make the run directory ({})", run.root().string(), error.message());
-    for (const auto& folder : {run.root(), run.cache(), run.distill(), run.finetune()})
-      if (std::filesystem::is_directory(folder)) remove_stale_temporaries(folder);
-    write_file(run.config(), text_config_);
+    remove_stale_temporaries(run.root());
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(
+             run.root(), std::filesystem::directory_options::skip_permission_denied, error))
+      if (entry.is_directory() && !entry.path().filename().string().starts_with('.'))
+        remove_stale_temporaries(entry.path());
+    // An existing one is replaced when the first stage has found that its artifacts fit (StageTimer::done).
+    if (!std::filesystem::exists(run.config())) keep_config();
   }
   session.world().barrier();
 }
@@ -178,10 +195,17 @@ bool Recipe::stop_requested() const {
   return surgery::stop_requested();
 }
 
+void Recipe::keep_config() const {
+  if (!std::filesystem::exists(run.config()) || read_file(run.config()) != text_config_)
+    write_file(run.config(), text_config_);
+}
+
 void Recipe::metric(const std::string& json_line) const {
-  if (session.rank() != 0) return;
-  std::ofstream file(run.metrics(), std::ios::app);
-  file << json_line << '\n';
+  if (session.rank() == 0) append_line(run.metrics(), json_line);
+}
+
+void Recipe::ledger(const std::string& json_line) const {
+  if (session.rank() == 0) append_line(run.ledger(), json_line);
 }
 
 void Recipe::make_folder(const std::filesystem::path& folder) const {
@@ -198,6 +222,7 @@ StageTimer::StageTimer(const Recipe& recipe, std::string stage)
 
 void StageTimer::done(int64_t made, int64_t reused) {
   if (recipe_.session.rank() != 0) return;
+  recipe_.keep_config();
   const double seconds = now_seconds() - start_;
   if (made == 0)
     log_info("{}: nothing to make, {} reused", stage_, reused);
@@ -212,8 +237,7 @@ void StageTimer::done(int64_t made, int64_t reused) {
   line["device_seconds"] = seconds * recipe_.session.size();
   line["made"] = made;
   line["reused"] = reused;
-  std::ofstream file(recipe_.run.ledger(), std::ios::app);
-  file << line.dump() << '\n';
+  recipe_.ledger(line.dump());
 }
 
 }  // namespace surgery

@@ -47,8 +47,11 @@ class Recipe {
   bool stop_requested() const;
   RandomKey key(std::string_view purpose) const { return RandomKey{config.run.seed, 0}.with(purpose); }
 
-  /// One line of metrics.jsonl / ledger.jsonl (rank 0 writes; others are ignored).
+  /// One line of metrics.jsonl, of ledger.jsonl (rank 0 writes; others are ignored). Error{io}.
   void metric(const std::string& json_line) const;
+  void ledger(const std::string& json_line) const;
+  /// Rank 0 alone: config.cfg becomes this run's resolved configuration.
+  void keep_config() const;
   /// Makes a folder of the run on rank 0 and waits for it.
   void make_folder(const std::filesystem::path& folder) const;
 

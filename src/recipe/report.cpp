@@ -207,13 +207,14 @@ void add_evaluation(Page& page, const Inputs& in) {
   page.section("Clips");
   const GenerateSection& g = in.recipe.config.generate;
   const auto prompts = recipe_prompts(g.prompts, g.count, "generate.prompts");
+  const auto names = video_names(prompts, g.samples);
   std::vector<VideoRow> rows;
   for (int64_t i = 0; i < std::min<int64_t>(kMostVideoRows, static_cast<int64_t>(prompts.size())); ++i) {
     VideoRow row;
     row.title = prompts[static_cast<size_t>(i)].name;
     for (const VariantScore& s : in.evaluation.variants) {
       if (s.variant.starts_with("step-") && s.variant != in.evaluation.variants.back().variant) continue;
-      const auto path = video_folder(in.recipe, s.variant) / video_name(row.title, 0);
+      const auto path = video_folder(in.recipe, s.variant) / names[static_cast<size_t>(i * g.samples)];
       row.cells.push_back({s.variant, std::filesystem::exists(path) ? read_file(path) : std::string()});
     }
     rows.push_back(std::move(row));

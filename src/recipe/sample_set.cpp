@@ -9,6 +9,18 @@ namespace {
 constexpr const char* kFormat = "surgery-sample";
 constexpr int kVersion = 1;
 constexpr size_t kLongestName = 180;  // file systems allow 255 bytes; "-<i>.mp4" and temporaries need room
+std::string file_stem(const std::string& prompt) {
+  std::string stem;
+  for (const char c : prompt) stem += (c == '/' || c == '\0' || c == '\n') ? '_' : c;
+  if (stem.size() > kLongestName) {
+    size_t end = kLongestName;
+    while (end > 0 && (static_cast<unsigned char>(stem[end]) & 0xC0) == 0x80)
+      --end;  // whole UTF-8 characters
+    stem.resize(end);
+  }
+  return stem;
+}
+
 }  // namespace
 
 void write_sample(const std::filesystem::path& path, const Sample& sample) {
@@ -51,16 +63,15 @@ std::filesystem::path video_folder(const Recipe& recipe, const std::string& vari
   return last ? recipe.run.videos() : recipe.run.root() / ("videos-" + variant);
 }
 
-std::string video_name(const std::string& prompt, int64_t index) {
-  std::string stem;
-  for (const char c : prompt) stem += (c == '/' || c == '\0' || c == '\n') ? '_' : c;
-  if (stem.size() > kLongestName) {
-    size_t end = kLongestName;
-    while (end > 0 && (static_cast<unsigned char>(stem[end]) & 0xC0) == 0x80)
-      --end;  // whole UTF-8 characters
-    stem.resize(end);
-  }
-  return fmt::format("{}-{}.mp4", stem, index);
+std::vector<std::string> video_names(const std::vector<Prompt>& prompts, int64_t samples) {
+  std::vector<std::string> names;
+  std::map<std::string, int64_t> used;
+  for (const Prompt& prompt : prompts)
+    for (int64_t i = 0; i < samples; ++i) {
+      const std::string stem = file_stem(prompt.name);
+      names.push_back(fmt::format("{}-{}.mp4", stem, used[stem]++));
+    }
+  return names;
 }
 
 Transformer variant_model(Recipe& recipe, const std::string& variant, const Selection& selection) {

@@ -23,8 +23,9 @@ std::vector<std::string> sample_variants(const Config& config);
 std::filesystem::path sample_path(const Recipe& recipe, const std::string& variant, int64_t index);
 /// videos/ for the last variant, videos-VARIANT/ for the others.
 std::filesystem::path video_folder(const Recipe& recipe, const std::string& variant);
-/// <original prompt>-<i>.mp4 with characters that a file name cannot hold replaced.
-std::string video_name(const std::string& prompt, int64_t index);
+/// Of every clip, `samples` a prompt: <original prompt>-<i>.mp4, with characters that a file name cannot hold
+/// replaced; i counts the clips of that name, so that a prompt that stands in the list twice keeps both.
+std::vector<std::string> video_names(const std::vector<Prompt>& prompts, int64_t samples);
 
 /// The transformer of a variant, on the recipe's device.
 Transformer variant_model(Recipe& recipe, const std::string& variant, const Selection& selection);

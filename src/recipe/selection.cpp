@@ -6,22 +6,10 @@
 #include <nlohmann/json.hpp>
 
 #include "base/errors.h"
+#include "recipe/budget.h"
 
 namespace surgery {
 namespace {
-
-bool parse_whole(std::string_view text, double& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return !text.empty() && error == std::errc{} && end == text.data() + text.size() && std::isfinite(value);
-}
-
-[[noreturn]] void bad_budget(const std::string& text) {
-  fail_usage(
-      "select.budget: '{}' is no budget: give a share of the all-softmax cost (0.7 or 70%), a cost (1.2e12, "
-      "850G), or "
-      "blocks by rate (15xR4, 15xlinear)",
-      text);
-}
 
 double softmax_cost(const Tables& tables, const std::string& column) {
   double sum = 0;
@@ -124,36 +112,19 @@ double table_cost(const TableRow& row, const std::string& column) {
 }
 
 double parse_budget(const std::string& text, const Tables& tables, const std::string& column) {
-  if (const size_t x = text.find('x'); x != std::string::npos) {
-    int64_t count = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + x, count);
-    if (error != std::errc{} || end != text.data() + x) bad_budget(text);
-    std::string rate = text.substr(x + 1);
-    if (!rate.empty() && rate[0] == 'R') rate.erase(0, 1);
-    try {
-      return count_budget(count, Rate::parse(rate), tables, column);
-    } catch (const Error& failure) {
-      if (failure.code() == ExitCode::data) throw;
-      fail_usage("select.budget: '{}': {}", text, failure.what());
-    }
+  const Budget budget = parse_budget(text);
+  switch (budget.kind) {
+    case Budget::Kind::blocks:
+      return count_budget(budget.blocks, budget.rate, tables, column);
+    case Budget::Kind::share:
+      return budget.value * softmax_cost(tables, column);
+    default:
+      return budget.value;
   }
-  double value = 0;
-  if (text.ends_with('%')) {
-    if (!parse_whole(std::string_view(text).substr(0, text.size() - 1), value) || value <= 0)
-      bad_budget(text);
-    return value / 100 * softmax_cost(tables, column);
-  }
-  static const std::map<char, double> kSuffix{{'K', 1e3}, {'M', 1e6}, {'G', 1e9}, {'T', 1e12}, {'P', 1e15}};
-  if (const auto suffix = text.empty() ? kSuffix.end() : kSuffix.find(text.back()); suffix != kSuffix.end()) {
-    if (!parse_whole(std::string_view(text).substr(0, text.size() - 1), value) || value <= 0)
-      bad_budget(text);
-    return value * suffix->second;
-  }
-  if (!parse_whole(text, value) || value <= 0) bad_budget(text);
-  return value <= 1 ? value * softmax_cost(tables, column) : value;
 }
 
-std::map<int64_t, Rate> parse_pins(const std::string& text, int64_t blocks) {
+std::map<int64_t, Rate> parse_pins(const std::string& typed, int64_t blocks) {
+  const std::string text = without_spaces(typed);
   std::map<int64_t, Rate> pins;
   size_t at = 0;
   while (at < text.size()) {

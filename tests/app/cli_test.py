@@ -87,6 +87,14 @@ class CommandLine(unittest.TestCase):
         result = surgery("info", "--json", *composed)
         self.assertEqual(result.returncode, 0, result.stderr)
 
+    def test_every_shipped_ablation_is_a_valid_configuration(self):
+        lines = (SOURCE / "configs/ablations/shapes.txt").read_text().splitlines()
+        variants = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+        self.assertEqual(len({variant[0] for variant in variants}), 8)
+        for name, *options in variants:
+            result = surgery("plan", "--config", str(SOURCE / "configs/recipes/shapes.cfg"), *options)
+            self.assertEqual(result.returncode, 0, name + result.stderr)
+
     def test_export_refuses_what_it_cannot_do(self):
         with tempfile.TemporaryDirectory() as folder:
             self.refused(64, "export needs --model DIR", "export", "--output", f"{folder}/out")

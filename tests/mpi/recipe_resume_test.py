@@ -56,7 +56,8 @@ def test_second_call_makes_nothing(undisturbed):
 @pytest.mark.parametrize("pattern,after,ranks", [
     ("cache/trajectory-*.h5", 2, 3),
     ("distill/block-*.h5", 1, 1),
-    ("data/clips/*.mp4", 1, 3),
+    ("data/clips/*/*.mp4", 1, 3),
+    ("data/latents/.tmp*", 1, 2),
 ])
 def test_killed_rank_loses_only_its_unit(undisturbed, tmp_path, pattern, after, ranks):
     directory = tmp_path / "run"
@@ -92,7 +93,8 @@ def test_finetuning_continues_exactly(undisturbed, tmp_path, ranks):
             assert difference.mean() < 0.02 * moved, (name, difference.mean(), moved)
 
 
-@pytest.mark.parametrize("pattern,ranks", [("samples/distilled/sample-*.h5", 3), ("evaluation.json", 1)])
+@pytest.mark.parametrize("pattern,ranks", [("samples/distilled/sample-*.h5", 3),
+                                           ("videos/*-0.mp4", 1)])
 def test_generation_and_evaluation_continue(undisturbed, tmp_path, pattern, ranks):
     patterns = ["samples/*/*.h5", "evaluation.json"]
     directory = tmp_path / "run"

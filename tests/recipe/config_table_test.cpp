@@ -145,9 +145,9 @@ TEST(ConfigTable, RatesBudgetsPinsAndCheckpointsAreRead) {
     EXPECT_EQ(fault_of("distill.rates", good), "") << good;
   for (const char* bad : {"", "0", "2,2", "1,2", "2;4", "fast"})
     EXPECT_NE(fault_of("distill.rates", bad), "") << bad;
-  for (const char* good : {"0.7", "1", "1.2e12", "15xR4", "0xR2"})
+  for (const char* good : {"0.7", "1", "1.2e12", "15xR4", "0xR2", "5xlinear", "70%", "850G"})
     EXPECT_EQ(fault_of("select.budget", good), "") << good;
-  for (const char* bad : {"", "0", "-1", "15xR", "xR4", "15xR0", "70%"})
+  for (const char* bad : {"", "0", "-1", "15xR", "xR4", "15xR0", "70 X"})
     EXPECT_NE(fault_of("select.budget", bad), "") << bad;
   for (const char* good : {"", "0=1", "0=1,29=linear"}) EXPECT_EQ(fault_of("select.pins", good), "") << good;
   for (const char* bad : {"0", "0=", "=1", "0=1,0=2", "a=1", "-1=1"})

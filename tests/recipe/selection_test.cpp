@@ -53,7 +53,7 @@ TEST(Budget, TakesEveryForm) {
 }
 
 TEST(Budget, RefusesEverythingElse) {
-  for (const char* text : {"", "x", "-1", "0", "nan", "inf", "7xR4", "3xR16", "3x", "0.5abc", "%", "1.2 T"})
+  for (const char* text : {"", "x", "-1", "0", "nan", "inf", "7xR4", "3xR16", "3x", "0.5abc", "%", "1.2 X"})
     EXPECT_NE(exit_code([&] { parse_budget(text, example(), "flops"); }), 0) << text;
   EXPECT_EQ(exit_code([&] { parse_budget("abc", example(), "flops"); }), 64);
 }
