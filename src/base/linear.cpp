@@ -25,10 +25,19 @@ const std::optional<c10::TypedOperatorHandle<LinearPointwise>>& onednn_linear() 
   return handle;
 }
 
+/// oneDNN has kernels for matrices without gaps, in either order of the axes; others it multiplies element by
+/// element.
+at::Tensor without_gaps(const at::Tensor& x) {
+  const bool rows = x.stride(1) == 1 && x.stride(0) == x.size(1),
+             columns = x.stride(0) == 1 && x.stride(1) == x.size(0);
+  return rows || columns ? x : x.contiguous();
+}
+
 /// x [M,K] * weight [N,K]^T + bias, sizes already found worth it.
 at::Tensor by_onednn(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   at::AutoDispatchBelowAutograd below;
-  return onednn_linear()->call(x, weight, bias.defined() ? std::optional(bias) : std::nullopt, "none",
+  return onednn_linear()->call(without_gaps(x), without_gaps(weight),
+                               bias.defined() ? std::optional(bias) : std::nullopt, "none",
                                c10::List<std::optional<at::Scalar>>(), "");
 }
 
