@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "app/forward.h"
+#include "base/utf8.h"
 #include "storage/atomic_file.h"
 #include "wan/text_encoder.h"
 
@@ -15,6 +16,11 @@ std::vector<std::string> prompts_of(const std::string& option) {
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.find('\n', begin), text.size());
     lines.push_back(text.substr(begin, end - begin));
+    const size_t bad = find_utf8_error(lines.back());
+    VALIDATE(
+        bad == std::string::npos,
+        "{}: line {} is not UTF-8 at byte {} (the tokenizer reads UTF-8 only): convert the file to UTF-8",
+        option.substr(1), lines.size(), bad + 1);
     begin = end + 1;
   }
   VALIDATE(!lines.empty(), "{}: holds no prompt: write one a line", option.substr(1));

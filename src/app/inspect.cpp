@@ -20,7 +20,10 @@ ExitCode run(Context& context) {
     found["path"] = file;
     all.push_back(std::move(found));
   }
-  if (context.options.has("json")) fmt::print("{}\n", (files.size() == 1 ? all.front() : all).dump(2));
+  // Names and headers come from anywhere: what is not UTF-8 in them is shown as U+FFFD.
+  if (context.options.has("json"))
+    fmt::print("{}\n", (files.size() == 1 ? all.front() : all)
+                           .dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   return ExitCode::done;
 }
 

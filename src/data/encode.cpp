@@ -165,8 +165,7 @@ bool shard_complete(const ShardPlan& plan) {
     set_aside(plan.path, "made from other clips, captions or models");
   } catch (const Error& error) {
     if (error.code() != ExitCode::data) throw;
-    const std::string what = error.what(), name = plan.path.string() + ": ";
-    set_aside(plan.path, what.rfind(name, 0) == 0 ? what.substr(name.size()) : what);
+    set_aside(plan.path, error.what());
   }
   return false;
 }

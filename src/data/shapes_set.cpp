@@ -4,10 +4,34 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/errors.h"
 #include "data/video.h"
 #include "storage/atomic_file.h"
 
 namespace surgery {
+namespace {
+
+/// Whether a clip of an earlier call is there and still reads whole; one that does not is set aside. Left as
+/// it is, it would change the set: its latents' fingerprint, then the set's size.
+bool is_there(const std::filesystem::path& path, int64_t frames, int64_t height, int64_t width, double fps) {
+  if (!std::filesystem::exists(path)) return false;
+  if (!video_supported()) return true;
+  ClipSpec spec;
+  spec.frames = frames;
+  spec.fps = fps;
+  spec.height = height;
+  spec.width = width;
+  try {
+    read_clip(path, spec);
+    return true;
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::data) throw;
+    set_aside(path, error.what());
+    return false;
+  }
+}
+
+}  // namespace
 
 std::filesystem::path write_shapes_set(const std::filesystem::path& folder, ShapesSplit split, int64_t count,
                                        uint64_t seed, int64_t frames, int64_t height, int64_t width,
@@ -16,7 +40,7 @@ std::filesystem::path write_shapes_set(const std::filesystem::path& folder, Shap
   for (int64_t i = 0; i < count; ++i) {
     const std::string name =
         fmt::format("{}-{:06d}.mp4", to_string(split).substr(to_string(split).find(':') + 1), i);
-    if (mine(i) && !std::filesystem::exists(folder / name))
+    if (mine(i) && !is_there(folder / name, frames, height, width, fps))
       write_mp4(folder / name, shapes_clip(split, i, seed, frames, height, width).frames, fps);
     annotation.push_back({{"path", name},
                           {"cap", {shapes_caption(shapes_attributes(split, i))}},

@@ -93,9 +93,18 @@ Recipe::Recipe(Session& session_, Config config_, std::string config_text)
   session.world().barrier();
 }
 
+std::filesystem::path Recipe::model_folder(const std::string& component) const {
+  auto folder = std::filesystem::path(config.model.path) / component;
+  if (!std::filesystem::is_directory(folder))
+    fail_io(
+        "{}: no such folder (the teacher is read from model.path in the diffusers layout): check model.path",
+        folder.string());
+  return folder;
+}
+
 const TransformerConfig& Recipe::teacher_config() {
   if (!teacher_config_) {
-    const auto path = std::filesystem::path(config.model.path) / "transformer" / "config.json";
+    const auto path = model_folder("transformer") / "config.json";
     teacher_config_ = TransformerConfig::from_json(read_file(path), path.string());
   }
   return *teacher_config_;
@@ -143,12 +152,7 @@ std::string Recipe::hash_component(const std::vector<std::string>& folders) {
   if (session.rank() == 0) {
     std::vector<std::string> parts;
     for (const std::string& name : folders) {
-      const auto folder = std::filesystem::path(config.model.path) / name;
-      if (!std::filesystem::is_directory(folder))
-        fail_io(
-            "{}: no such folder (the teacher is read from model.path in the diffusers layout): check "
-            "model.path",
-            folder.string());
+      const auto folder = model_folder(name);
       std::vector<std::filesystem::path> files;
       for (const auto& entry : std::filesystem::directory_iterator(folder))
         if (entry.is_regular_file()) files.push_back(entry.path());

@@ -64,6 +64,7 @@ class Recipe {
   std::optional<TextEncoder> text_encoder_;
   std::string transformer_hash_, vae_hash_, text_hash_;
   std::map<std::string, at::Tensor> embeddings_;
+  std::filesystem::path model_folder(const std::string& component) const;
   std::string hash_component(const std::vector<std::string>& folders);
 };
 
@@ -83,6 +84,9 @@ class StageTimer {
 /// Prompts by specification: a prompt-list file, or "shapes:SPLIT" (train, distill, evaluation).
 std::vector<Prompt> recipe_prompts(const std::string& specification, int64_t count,
                                    const std::string& option);
+
+/// Throws what selection would throw whatever the errors turn out to be: a budget or pins that cannot be met.
+void check_selection(Recipe& recipe);
 
 // ---- the stages, in the order of the data's way
 bool make_trajectories(Recipe& recipe);

@@ -1,9 +1,25 @@
-#include "base/log.h"
+#include "data/manifest.h"
 #include "recipe/recipe.h"
 
 namespace surgery {
+namespace {
+
+/// What late stages need is looked at before hours of work, not after them. Rank 0 speaks for all.
+void check_inputs(Recipe& recipe) {
+  const Config& config = recipe.config;
+  if (recipe.session.rank() == 0) {
+    check_selection(recipe);
+    recipe_prompts(config.generate.prompts, config.generate.count, "generate.prompts");
+    if (config.data.shards.empty() && !config.data.videos.starts_with("shapes:"))
+      read_manifest(config.data.videos);
+  }
+  recipe.session.world().barrier();
+}
+
+}  // namespace
 
 bool make_everything(Recipe& recipe) {
+  check_inputs(recipe);
   const auto stages = {make_trajectories, make_distillation, make_tables,  make_selection,  make_latents,
                        make_finetuning,   make_model,        make_samples, make_evaluation, make_report};
   for (const auto& stage : stages) {

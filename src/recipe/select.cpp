@@ -17,7 +17,7 @@ double mean(const std::vector<double>& values) {
   return values.empty() ? 0 : sum / static_cast<double>(values.size());
 }
 
-Tables build_tables(Recipe& recipe, const DistillPlan& plan) {
+CostGeometry attention_geometry(Recipe& recipe) {
   const TransformerConfig& teacher = recipe.teacher_config();
   const CostSection& cost = recipe.config.cost;
   CostGeometry geometry;
@@ -27,31 +27,59 @@ Tables build_tables(Recipe& recipe, const DistillPlan& plan) {
   geometry.head_dim = teacher.attention_head_dim;
   geometry.ffn_dim = teacher.ffn_dim;
   geometry.blocks = teacher.num_layers;
+  return geometry;
+}
+
+/// Full attention, then what is distilled.
+std::vector<Rate> table_rates(const DistillPlan& plan) {
   std::vector<Rate> rates = plan.rates;
   rates.insert(rates.begin(), Rate::full());
+  return rates;
+}
+
+/// Every block and rate with its FLOPs; the errors are 0.
+Tables cost_tables(Recipe& recipe, const DistillPlan& plan) {
+  const CostGeometry geometry = attention_geometry(recipe);
+  Tables tables;
+  for (int64_t b = 0; b < geometry.blocks; ++b)
+    for (const Rate rate : table_rates(plan)) {
+      TableRow row;
+      row.block = b;
+      row.rate = rate;
+      row.flops = attention_core_flops(geometry, plan.feature_map, rate);
+      tables.rows.push_back(row);
+    }
+  return tables;
+}
+
+Tables build_tables(Recipe& recipe, const DistillPlan& plan) {
+  const CostGeometry geometry = attention_geometry(recipe);
+  const std::vector<Rate> rates = table_rates(plan);
   std::vector<std::optional<double>> milliseconds(rates.size());
-  if (cost.measure == "milliseconds")
+  if (recipe.config.cost.measure == "milliseconds")
     for (size_t r = 0; r < rates.size(); ++r)
       milliseconds[r] = time_attention(geometry, plan.feature_map, rates[r], plan.stabilizer, recipe.device);
-  Tables tables;
-  for (int64_t b = 0; b < teacher.num_layers; ++b) {
+  Tables tables = cost_tables(recipe, plan);
+  auto row = tables.rows.begin();
+  for (int64_t b = 0; b < geometry.blocks; ++b) {
     const BlockState block = read_block(recipe.run.block(b));
     VALIDATE(block.done, "{}: block {} is not fully distilled: run 'distill' first",
              recipe.run.block(b).string(), b);
-    for (size_t r = 0; r < rates.size(); ++r) {
-      TableRow row;
-      row.block = b;
-      row.rate = rates[r];
-      if (r > 0) row.error = mean(block.rates[r - 1].held_out);
-      row.flops = attention_core_flops(geometry, plan.feature_map, rates[r]);
-      row.milliseconds = milliseconds[r];
-      tables.rows.push_back(row);
+    for (size_t r = 0; r < rates.size(); ++r, ++row) {
+      if (r > 0) row->error = mean(block.rates[r - 1].held_out);
+      row->milliseconds = milliseconds[r];
     }
   }
   return tables;
 }
 
 }  // namespace
+
+void check_selection(Recipe& recipe) {
+  const SelectSection& select = recipe.config.select;
+  // Milliseconds are known once they are measured.
+  if (select.column == "flops") select_rates(cost_tables(recipe, recipe_distill_plan(recipe)), select);
+}
 
 bool make_tables(Recipe& recipe) {
   StageTimer timer(recipe, "tables");

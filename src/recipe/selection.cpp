@@ -225,6 +225,8 @@ Selection parse_selection(const std::string& text, const std::string& where) {
     return selection;
   } catch (const nlohmann::json::exception& error) {
     fail_data("{}: not a selection ({}): make it again", where, error.what());
+  } catch (const Error& error) {
+    fail_data("{}: not a selection ({}): make it again", where, error.what());
   }
 }
 

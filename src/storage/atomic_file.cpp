@@ -144,7 +144,9 @@ void set_aside(const fs::path& path, const std::string& reason) {
   }
   if (::rename(path.c_str(), target.c_str()) != 0)
     fail_io("{}: is damaged ({}) and cannot be set aside: {}", path.string(), reason, system_message());
-  log_warning("{}: {}: set aside as {}, will be made again", path.string(), reason,
+  // Messages of readers begin with the file's name.
+  const std::string name = path.string() + ": ";
+  log_warning("{}{}: set aside as {}, will be made again", reason.starts_with(name) ? "" : name, reason,
               target.filename().string());
 }
 

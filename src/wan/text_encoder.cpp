@@ -93,11 +93,15 @@ TextEncoder::TextEncoder(TextEncoderConfig config, TensorMap parameters) : confi
 }
 
 TextEncoder TextEncoder::load(const fs::path& folder) {
-  const fs::path inside =
-      fs::exists(folder / "text_encoder" / "config.json") ? folder / "text_encoder" : folder;
+  const fs::path inside = fs::is_directory(folder / "text_encoder") ? folder / "text_encoder" : folder;
   const fs::path config = inside / "config.json";
   const auto sizes = TextEncoderConfig::from_json(read_file(config), config.string());
-  return TextEncoder(sizes, TensorStore::open_folder(inside, kStem).all());
+  auto parameters = TensorStore::open_folder(inside, kStem).all();
+  try {
+    return TextEncoder(sizes, std::move(parameters));
+  } catch (const Error& error) {
+    throw Error(error.code(), inside.string() + ": " + error.what());
+  }
 }
 
 TextEncoder TextEncoder::random(const TextEncoderConfig& config, RandomKey key) {

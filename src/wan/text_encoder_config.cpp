@@ -9,11 +9,14 @@ namespace {
 
 using Json = nlohmann::json;
 
-void read_extent(const Json& json, const char* key, const std::string& where, int64_t& value) {
+// Far above any text encoder of this family; they keep a damaged file from asking for endless work or memory.
+constexpr int64_t kMostLayers = 4096, kMostExtent = int64_t{1} << 24;
+
+void read_extent(const Json& json, const char* key, const std::string& where, int64_t& value,
+                 int64_t most = kMostExtent) {
   if (!json.contains(key)) return;
-  VALIDATE(json[key].is_number_integer() && json[key].get<int64_t>() > 0 &&
-               json[key].get<int64_t>() < int64_t{1} << 31,
-           "{}: {} is {}: must be a positive whole number", where, key, json[key].dump());
+  VALIDATE(json[key].is_number_integer() && json[key].get<int64_t>() > 0 && json[key].get<int64_t>() <= most,
+           "{}: {} is {}: must be a positive whole number of at most {}", where, key, json[key].dump(), most);
   value = json[key].get<int64_t>();
 }
 
@@ -35,7 +38,7 @@ TextEncoderConfig TextEncoderConfig::from_json(const std::string& text, const st
   read_extent(json, "d_model", where, config.d_model);
   read_extent(json, "d_kv", where, config.d_kv);
   read_extent(json, "d_ff", where, config.d_ff);
-  read_extent(json, "num_layers", where, config.num_layers);
+  read_extent(json, "num_layers", where, config.num_layers, kMostLayers);
   read_extent(json, "num_heads", where, config.num_heads);
   read_extent(json, "relative_attention_num_buckets", where, config.relative_attention_num_buckets);
   read_extent(json, "relative_attention_max_distance", where, config.relative_attention_max_distance);

@@ -82,7 +82,7 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 
 Tokenizer Tokenizer::load(const fs::path& folder) {
-  const fs::path inside = fs::exists(folder / "tokenizer" / kModel) ? folder / "tokenizer" : folder;
+  const fs::path inside = fs::is_directory(folder / "tokenizer") ? folder / "tokenizer" : folder;
   Tokenizer tokenizer;
   State& state = *tokenizer.state_;
   state.max_length = read_max_length(inside / kConfig);

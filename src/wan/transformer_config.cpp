@@ -11,6 +11,9 @@ namespace {
 
 using Json = nlohmann::json;
 
+// Far above any transformer of this family; they keep a damaged file from asking for endless work or memory.
+constexpr int64_t kMostLayers = 4096, kMostExtent = int64_t{1} << 24;
+
 /// Reads typed keys of one JSON object and collects every fault, so that they are reported together.
 class KeyReader {
  public:
@@ -19,11 +22,13 @@ class KeyReader {
 
   enum class Presence { required, optional };
 
-  void positive(const char* key, int64_t& value, Presence presence) {
+  void positive(const char* key, int64_t& value, Presence presence, int64_t most = kMostExtent) {
     const Json* found = find(key, presence);
     if (!found) return;
     if (!found->is_number_integer() || found->get<int64_t>() <= 0)
       fault(key, "must be a positive integer", *found);
+    else if (found->get<int64_t>() > most)
+      fault(key, fmt::format("must be at most {}", most), *found);
     else
       value = found->get<int64_t>();
   }
@@ -111,8 +116,8 @@ HybridSettings read_hybrid(const Json& object, int64_t num_layers, std::vector<s
         }
     }
   }
-  reader.positive("phi_degree", hybrid.phi_degree, Presence::required);
-  reader.positive("phi_layers", hybrid.phi_layers, Presence::required);
+  reader.positive("phi_degree", hybrid.phi_degree, Presence::required, kMostLayers);
+  reader.positive("phi_layers", hybrid.phi_layers, Presence::required, kMostLayers);
   reader.only("phi_hidden_activation", "gelu");
   reader.word("phi_output_activation",
               [&](const std::string& name) { hybrid.phi_output_activation = parse_output_activation(name); });
@@ -134,7 +139,7 @@ TransformerConfig TransformerConfig::from_json(const std::string& text, const st
   KeyReader reader(json, "", faults);
   reader.only("_class_name", "WanTransformer3DModel");
   TransformerConfig config;
-  reader.positive("num_layers", config.num_layers, Presence::required);
+  reader.positive("num_layers", config.num_layers, Presence::required, kMostLayers);
   reader.positive("num_attention_heads", config.num_attention_heads, Presence::required);
   reader.positive("attention_head_dim", config.attention_head_dim, Presence::required);
   reader.positive("in_channels", config.in_channels, Presence::required);

@@ -150,8 +150,7 @@ Transformer::Transformer(TransformerConfig config, TensorMap parameters)
 }
 
 Transformer Transformer::load(const std::filesystem::path& folder) {
-  const auto inside =
-      std::filesystem::exists(folder / "transformer" / "config.json") ? folder / "transformer" : folder;
+  const auto inside = std::filesystem::is_directory(folder / "transformer") ? folder / "transformer" : folder;
   const auto file = inside / "config.json";
   auto config = TransformerConfig::from_json(read_file(file), file.string());
   auto parameters = TensorStore::open_folder(inside, weights_stem).all();

@@ -101,7 +101,7 @@ Vae::Vae(VaeConfig config, TensorMap parameters)
 }
 
 Vae Vae::load(const std::filesystem::path& folder) {
-  const auto inside = std::filesystem::exists(folder / "vae" / "config.json") ? folder / "vae" : folder;
+  const auto inside = std::filesystem::is_directory(folder / "vae") ? folder / "vae" : folder;
   const auto where = inside / "config.json";
   auto config = VaeConfig::from_json(read_file(where), where.string());
   auto parameters = TensorStore::open_folder(inside, kStem).all();
