@@ -92,7 +92,8 @@ class CommandLine(unittest.TestCase):
         variants = [line.split() for line in lines if line.strip() and not line.startswith("#")]
         self.assertEqual(len({variant[0] for variant in variants}), 8)
         for name, *options in variants:
-            result = surgery("plan", "--config", str(SOURCE / "configs/recipes/shapes.cfg"), *options)
+            result = surgery("plan", "--config", str(SOURCE / "configs/recipes/shapes.cfg"),
+                             f"--model.path={SOURCE}/datasets/shapes/teacher", *options)
             self.assertEqual(result.returncode, 0, name + result.stderr)
 
     def test_export_refuses_what_it_cannot_do(self):
