@@ -55,9 +55,4 @@ at::Tensor hybrid_attention(const at::Tensor& q, const at::Tensor& k, const at::
                             const FeatureMap& phi_q, const FeatureMap& phi_k, Rate rate,
                             Stabilizer stabilizer, MaxGradient max_gradient = MaxGradient::through);
 
-/// Plain quadratic reference of the same function for tests (materialises N x M logits).
-at::Tensor hybrid_attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                      const FeatureMap& phi_q, const FeatureMap& phi_k, Rate rate,
-                                      Stabilizer stabilizer, MaxGradient max_gradient = MaxGradient::through);
-
 }  // namespace surgery

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "attention/hybrid_function.h"
+#include "attention/hybrid_reference.h"
 #include "attention/samples.h"
 #include "base/errors.h"
 
@@ -35,8 +36,8 @@ TEST(FrozenSoftmaxPart, GivesTheSameOutputAndGradientsToPhi) {
       Sample sample = random_sample(2, 37, {.heads = 2, .head_dim = 8}, 1);
       const std::vector<at::Tensor> leaves = learn(sample);
       const SoftmaxPart part = part_of(sample, rate, stabilizer == Stabilizer::max);
-      const at::Tensor wanted = hybrid_attention_reference(sample.q, sample.k, sample.v, sample.phi_q,
-                                                           sample.phi_k, rate, stabilizer);
+      const at::Tensor wanted = test::hybrid_attention_reference(sample.q, sample.k, sample.v, sample.phi_q,
+                                                                 sample.phi_k, rate, stabilizer);
       const at::Tensor got =
           hybrid_from_part(part, sample.q, sample.k, sample.v, sample.phi_q, sample.phi_k, rate, stabilizer);
       EXPECT_LT(largest_difference(got, wanted), 1e-11);

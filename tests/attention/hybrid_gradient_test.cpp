@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "attention/hybrid_reference.h"
 #include "attention/samples.h"
 
 namespace surgery {
@@ -41,7 +42,7 @@ void expect_same_as_reference(const Sample& sample, Rate rate, Stabilizer stabil
   SCOPED_TRACE("rate " + rate.name() + ", stabilizer " + to_string(stabilizer) +
                (max == MaxGradient::through ? ", through" : ", constant"));
   const Result ours = with_gradients(hybrid_attention, sample, rate, stabilizer, max);
-  const Result reference = with_gradients(hybrid_attention_reference, sample, rate, stabilizer, max);
+  const Result reference = with_gradients(test::hybrid_attention_reference, sample, rate, stabilizer, max);
   EXPECT_LT(largest_difference(ours.y, reference.y), 1e-11 * (1 + largest(reference.y)));
   for (size_t i = 0; i < ours.gradients.size(); ++i) {
     ASSERT_EQ(ours.gradients[i].defined(), reference.gradients[i].defined()) << "input " << i;
@@ -162,7 +163,7 @@ TEST(HybridAttention, Fp32AgreesWithFp64) {
       SCOPED_TRACE("rate " + rate.name() + ", stabilizer " + to_string(stabilizer));
       const Sample wide = random_sample(1, 203, {.heads = 2, .head_dim = 16}, 8);
       const Sample narrow = random_sample(1, 203, {.heads = 2, .head_dim = 16}, 8, at::kFloat);
-      const Result exact = with_gradients(hybrid_attention_reference, wide, rate, stabilizer,
+      const Result exact = with_gradients(test::hybrid_attention_reference, wide, rate, stabilizer,
                                           MaxGradient::through),
                    ours = with_gradients(hybrid_attention, narrow, rate, stabilizer, MaxGradient::through);
       EXPECT_LT(largest_difference(ours.y, exact.y), 2e-5);
@@ -180,7 +181,7 @@ TEST(HybridAttention, TakesHalfWidthModels) {
   const Sample half = random_sample(1, 64, {.heads = 2, .head_dim = 16}, 9, at::kBFloat16, 1.0);
   for (const Rate rate : all_rates)
     for (const Stabilizer stabilizer : {Stabilizer::max, Stabilizer::lse}) {
-      const Result exact = with_gradients(hybrid_attention_reference, wide, rate, stabilizer,
+      const Result exact = with_gradients(test::hybrid_attention_reference, wide, rate, stabilizer,
                                           MaxGradient::through),
                    ours = with_gradients(hybrid_attention, half, rate, stabilizer, MaxGradient::through);
       EXPECT_EQ(ours.y.scalar_type(), at::kBFloat16);

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "../storage/test_folder.h"
+#include "attention/hybrid_reference.h"
 #include "wan/embeddings.h"
 #include "wan/generate.h"
 
@@ -227,8 +228,8 @@ TEST(Transformer, HybridBlocksUseTheirRate) {
                                           const at::Tensor& v) {
     const Rate rate = settings.rates[static_cast<size_t>(block)];
     if (rate.is_full()) return at::scaled_dot_product_attention(q, k, v);
-    return hybrid_attention_reference(q, k, v, model.phi_q(block), model.phi_k(block), rate,
-                                      settings.stabilizer);
+    return test::hybrid_attention_reference(q, k, v, model.phi_q(block), model.phi_k(block), rate,
+                                            settings.stabilizer);
   };
   EXPECT_TRUE(at::allclose(model.forward(in.latents, in.timestep, in.text, &reference), after, 1e-4, 1e-5));
   settings.rates = {Rate::full()};

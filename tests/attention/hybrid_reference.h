@@ -1,13 +1,15 @@
+#pragma once
 #include <cmath>
 
 #include "attention/hybrid.h"
-#include "attention/linear_term.h"
 
-namespace surgery {
+namespace surgery::test {
 
-at::Tensor hybrid_attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                      const FeatureMap& phi_q, const FeatureMap& phi_k, Rate rate,
-                                      Stabilizer stabilizer, MaxGradient max_gradient) {
+/// hybrid_attention by its formula, with autograd's gradients; the N x M logits are materialised.
+inline at::Tensor hybrid_attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                             const FeatureMap& phi_q, const FeatureMap& phi_k, Rate rate,
+                                             Stabilizer stabilizer,
+                                             MaxGradient max_gradient = MaxGradient::through) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
   if (rate.is_full()) return at::matmul(at::softmax(at::matmul(q, k.transpose(2, 3)) * scale, 3), v);
 
@@ -32,4 +34,4 @@ at::Tensor hybrid_attention_reference(const at::Tensor& q, const at::Tensor& k, 
   return numerator / normalizer;
 }
 
-}  // namespace surgery
+}  // namespace surgery::test
