@@ -1,18 +1,15 @@
 #include "app/command.h"
 
-#include <charconv>
-
+#include "base/text.h"
 #include "recipe/config_table.h"
 
 namespace surgery {
 namespace {
 template <class T>
 T parse(const std::string& name, const std::string& text, const char* kind) {
-  T value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size())
-    fail_usage("--{} = '{}' is not {}", name, text, kind);
-  return value;
+  const auto value = parse_number<T>(text);
+  if (!value) fail_usage("--{} = '{}' is not {}", name, text, kind);
+  return *value;
 }
 }  // namespace
 

@@ -1,8 +1,7 @@
 #include "attention/rate.h"
 
-#include <charconv>
-
 #include "base/errors.h"
+#include "base/text.h"
 
 namespace surgery {
 
@@ -14,10 +13,8 @@ Rate Rate::every(int64_t stride) {
 
 Rate Rate::parse(std::string_view text) {
   if (text == "linear") return linear();
-  int64_t stride = 0;
-  const char* end = text.data() + text.size();
-  const auto [stopped, error] = std::from_chars(text.data(), end, stride);
-  if (error != std::errc{} || stopped != end || stride < 1)
+  const int64_t stride = parse_number<int64_t>(text).value_or(0);
+  if (stride < 1)
     fail_usage("rate '{}' is not one (T_S keeps every R-th token): give 1, 2, 3, ... or linear", text);
   return Rate(stride);
 }

@@ -1,21 +1,18 @@
 #include "parallel/launch_environment.h"
 
 #include <algorithm>
-#include <charconv>
-#include <string_view>
 
 #include "base/errors.h"
+#include "base/text.h"
 
 namespace surgery {
 namespace {
 
 int count_in(const char* name, const char* value) {
-  int count = 0;
-  const std::string_view text(value);
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
-  if (error != std::errc{} || end != text.data() + text.size() || count < 0)
+  const int count = parse_number<int>(value).value_or(-1);
+  if (count < 0)
     fail_usage("{}={} is not a number of ranks (it should come from the launcher): unset it or launch again",
-               name, text);
+               name, value);
   return count;
 }
 

@@ -1,10 +1,10 @@
 #include "recipe/budget.h"
 
-#include <charconv>
 #include <cmath>
 #include <map>
 
 #include "base/errors.h"
+#include "base/text.h"
 
 namespace surgery {
 namespace {
@@ -12,31 +12,17 @@ namespace {
 [[noreturn]] void bad_budget(const std::string& text) {
   fail_usage(
       "'{}' is no budget: give a share of the all-softmax cost (0.7 or 70%), a cost (1.2e12, 850G), or "
-      "blocks by rate "
-      "(15xR4, 15xlinear)",
+      "blocks by rate (15xR4, 15xlinear)",
       text);
 }
 
-template <class Number>
-bool parse_whole(std::string_view text, Number& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return !text.empty() && error == std::errc{} && end == text.data() + text.size();
-}
-
 double positive(std::string_view number, const std::string& text) {
-  double value = 0;
-  if (!parse_whole(number, value) || !std::isfinite(value) || value <= 0) bad_budget(text);
-  return value;
+  const auto value = parse_number<double>(number);
+  if (!value || !std::isfinite(*value) || *value <= 0) bad_budget(text);
+  return *value;
 }
 
 }  // namespace
-
-std::string without_spaces(std::string_view text) {
-  std::string result;
-  for (const char c : text)
-    if (c != ' ') result += c;
-  return result;
-}
 
 Budget parse_budget(const std::string& typed) {
   const std::string text = without_spaces(typed);
@@ -44,7 +30,8 @@ Budget parse_budget(const std::string& typed) {
   Budget budget;
   if (const size_t x = all.find('x'); x != std::string_view::npos) {
     budget.kind = Budget::Kind::blocks;
-    if (!parse_whole(all.substr(0, x), budget.blocks) || budget.blocks < 0) bad_budget(typed);
+    budget.blocks = parse_number<int64_t>(all.substr(0, x)).value_or(-1);
+    if (budget.blocks < 0) bad_budget(typed);
     std::string_view rate = all.substr(x + 1);
     if (rate.starts_with('R')) rate.remove_prefix(1);
     try {

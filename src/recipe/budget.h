@@ -1,15 +1,13 @@
 #pragma once
 #include <cstdint>
 #include <string>
-#include <string_view>
 
 #include "attention/rate.h"
 
 namespace surgery {
 
 /// What select.budget says: a share of the all-softmax cost ("0.7", "70%"), a cost ("1.2e12", "850G"), or
-/// blocks by rate
-/// ("15xR4", "15xlinear", "15x4"). Spaces do not count.
+/// blocks by rate ("15xR4", "15xlinear", "15x4"). Spaces do not count.
 struct Budget {
   enum class Kind { share, cost, blocks };
   Kind kind = Kind::share;
@@ -19,8 +17,5 @@ struct Budget {
 };
 /// Error{usage} naming the forms.
 Budget parse_budget(const std::string& text);
-
-/// A list as typed, without its spaces.
-std::string without_spaces(std::string_view text);
 
 }  // namespace surgery

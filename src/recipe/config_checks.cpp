@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <cstdint>
 #include <optional>
 #include <set>
@@ -10,31 +9,18 @@
 #include <vector>
 
 #include "base/errors.h"
+#include "base/text.h"
 #include "recipe/budget.h"
 
 namespace surgery {
 namespace {
 
-std::vector<std::string> split(std::string_view text, char separator) {
-  std::vector<std::string> parts(1);
-  for (const char c : text) {
-    if (c == separator)
-      parts.emplace_back();
-    else if (c != ' ')
-      parts.back() += c;
-  }
-  return parts;
-}
-
-std::optional<int64_t> integer(std::string_view text) {
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  return value;
+std::vector<std::string> list(std::string_view text) {
+  return split(without_spaces(text), ',');
 }
 
 bool is_rate(std::string_view text) {
-  return text == "linear" || integer(text).value_or(0) >= 1;
+  return text == "linear" || parse_number<int64_t>(text).value_or(0) >= 1;
 }
 
 }  // namespace
@@ -44,12 +30,12 @@ std::string check_not_empty(const std::string& text) {
 }
 
 std::string check_frames(const std::string& text) {
-  if ((integer(text).value_or(1) - 1) % 4 == 0) return "";
+  if ((parse_number<int64_t>(text).value_or(1) - 1) % 4 == 0) return "";
   return "must be 4k+1 (the VAE makes one latent frame of the first frame and of every four that follow)";
 }
 
 std::string check_side(const std::string& text) {
-  if (integer(text).value_or(0) % 16 == 0) return "";
+  if (parse_number<int64_t>(text).value_or(0) % 16 == 0) return "";
   return "must be a multiple of 16 (8 pixels a latent cell, 2 cells a patch)";
 }
 
@@ -59,7 +45,7 @@ std::string check_rate(const std::string& text) {
 
 std::string check_rates(const std::string& text) {
   std::set<std::string> seen;
-  for (const std::string& part : split(text, ',')) {
+  for (const std::string& part : list(text)) {
     if (!is_rate(part)) return fmt::format("'{}' is no rate: a list of integers above 1 and linear", part);
     if (part == "1") return "must not hold rate 1 (it is the teacher itself, its error is 0)";
     if (!seen.insert(part).second) return fmt::format("holds '{}' twice", part);
@@ -79,9 +65,9 @@ std::string check_budget(const std::string& text) {
 std::string check_pins(const std::string& text) {
   if (text.empty()) return "";
   std::set<int64_t> seen;
-  for (const std::string& part : split(text, ',')) {
+  for (const std::string& part : list(text)) {
     const size_t equal = part.find('=');
-    const auto block = integer(std::string_view(part).substr(0, equal));
+    const auto block = parse_number<int64_t>(std::string_view(part).substr(0, equal));
     if (equal == std::string::npos || block.value_or(-1) < 0 ||
         !is_rate(std::string_view(part).substr(equal + 1)))
       return fmt::format("'{}' is no pin: BLOCK=RATE, as 0=1 or 29=linear", part);
@@ -93,8 +79,8 @@ std::string check_pins(const std::string& text) {
 std::string check_increasing(const std::string& text) {
   if (text.empty()) return "";
   int64_t last = 0;
-  for (const std::string& part : split(text, ',')) {
-    const auto value = integer(part);
+  for (const std::string& part : list(text)) {
+    const auto value = parse_number<int64_t>(part);
     if (!value) return fmt::format("'{}' is no integer", part);
     if (*value <= last) return fmt::format("must be positive and increasing, {} follows {}", *value, last);
     last = *value;

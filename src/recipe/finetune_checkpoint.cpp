@@ -1,11 +1,10 @@
 #include "recipe/finetune_checkpoint.h"
 
 #include <algorithm>
-#include <charconv>
 
 #include "base/errors.h"
 #include "base/log.h"
-#include "recipe/budget.h"
+#include "base/text.h"
 #include "storage/atomic_file.h"
 #include "storage/checkpoint.h"
 
@@ -96,19 +95,14 @@ std::string finetune_checkpoint_hash(const std::filesystem::path& root, int64_t 
 
 std::vector<int64_t> milestone_list(const std::string& typed, int64_t iterations) {
   const std::string text = without_spaces(typed);
-  std::vector<int64_t> list;
-  size_t at = 0;
-  while (at < text.size()) {
-    const size_t end = std::min(text.find(',', at), text.size());
-    int64_t value = 0;
-    const auto [stop, error] = std::from_chars(text.data() + at, text.data() + end, value);
-    if (error != std::errc{} || stop != text.data() + end || value <= 0)
+  std::vector<int64_t> list{iterations};
+  for (const std::string& part : text.empty() ? std::vector<std::string>() : split(text, ',')) {
+    const int64_t value = parse_number<int64_t>(part).value_or(0);
+    if (value <= 0)
       fail_usage("finetune.checkpoints: '{}' is no iteration: write numbers separated by commas (400,600)",
-                 text.substr(at, end - at));
+                 part);
     if (value <= iterations) list.push_back(value);
-    at = end + 1;
   }
-  list.push_back(iterations);
   std::sort(list.begin(), list.end());
   list.erase(std::unique(list.begin(), list.end()), list.end());
   return list;

@@ -1,11 +1,11 @@
 #include "recipe/selection.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "base/errors.h"
+#include "base/text.h"
 #include "recipe/budget.h"
 
 namespace surgery {
@@ -126,17 +126,12 @@ double parse_budget(const std::string& text, const Tables& tables, const std::st
 std::map<int64_t, Rate> parse_pins(const std::string& typed, int64_t blocks) {
   const std::string text = without_spaces(typed);
   std::map<int64_t, Rate> pins;
-  size_t at = 0;
-  while (at < text.size()) {
-    const size_t end = std::min(text.find(',', at), text.size());
-    const std::string entry = text.substr(at, end - at);
-    at = end + 1;
-    const size_t equals = entry.find('=');
-    int64_t block = -1;
-    if (equals != std::string::npos) std::from_chars(entry.data(), entry.data() + equals, block);
-    if (equals == std::string::npos || block < 0 || block >= blocks)
+  for (const std::string& entry : text.empty() ? std::vector<std::string>() : split(text, ',')) {
+    const auto sides = split(entry, '=');
+    const int64_t block = parse_number<int64_t>(sides[0]).value_or(-1);
+    if (sides.size() != 2 || block < 0 || block >= blocks)
       fail_usage("select.pins: '{}' is no pin: write BLOCK=RATE with a block of 0..{}", entry, blocks - 1);
-    if (!pins.emplace(block, Rate::parse(entry.substr(equals + 1))).second)
+    if (!pins.emplace(block, Rate::parse(sides[1])).second)
       fail_usage("select.pins: block {} is pinned twice", block);
   }
   return pins;

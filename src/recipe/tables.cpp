@@ -1,11 +1,11 @@
 #include "recipe/tables.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <set>
 
 #include "base/errors.h"
+#include "base/text.h"
 #include "storage/atomic_file.h"
 #include "storage/hdf5_file.h"
 
@@ -14,24 +14,12 @@ namespace {
 
 constexpr const char* kHeader = "block,rate,error,flops,milliseconds";
 
-std::vector<std::string> split(const std::string& text, char separator) {
-  std::vector<std::string> parts(1);
-  for (const char c : text) {
-    if (c == separator)
-      parts.emplace_back();
-    else if (c != '\r')
-      parts.back() += c;
-  }
-  return parts;
-}
-
 double number(const std::string& text, const std::string& where, const char* column) {
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  VALIDATE(error == std::errc{} && end == text.data() + text.size() && std::isfinite(value),
+  const auto value = parse_number<double>(text);
+  VALIDATE(value && std::isfinite(*value),
            "{}: column {} holds '{}', not a finite number: correct the file or make the tables again", where,
            column, text);
-  return value;
+  return *value;
 }
 
 void check(Tables& tables, const std::string& where) {
@@ -75,7 +63,9 @@ const TableRow& Tables::at(int64_t block, Rate rate) const {
 
 Tables read_tables_csv(const std::filesystem::path& path) {
   Tables tables;
-  const auto lines = split(read_file(path), '\n');
+  std::string text = read_file(path);
+  std::erase(text, '\r');
+  const auto lines = split(text, '\n');
   VALIDATE(lines[0] == kHeader, "{}: first line is '{}', expected '{}'", path.string(), lines[0], kHeader);
   for (size_t i = 1; i < lines.size(); ++i) {
     if (lines[i].empty()) continue;
@@ -102,7 +92,7 @@ Tables read_tables_csv(const std::filesystem::path& path) {
 }
 
 std::string tables_csv(const Tables& tables) {
-  std::string out = std::string(kHeader) + "\n";
+  std::string out = fmt::format("{}\n", kHeader);
   for (const TableRow& row : tables.rows)
     out += fmt::format("{},{},{},{},{}\n", row.block, row.rate.name(), row.error, row.flops,
                        row.milliseconds ? fmt::format("{}", *row.milliseconds) : "");

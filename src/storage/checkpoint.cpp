@@ -1,11 +1,11 @@
 #include "storage/checkpoint.h"
 
 #include <algorithm>
-#include <charconv>
 #include <ranges>
 
 #include "base/errors.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "storage/atomic_file.h"
 #include "storage/strict_json.h"
 
@@ -23,10 +23,7 @@ constexpr std::string_view kPrefix = "step-";
 /// -1 for a folder that is no checkpoint's.
 int64_t step_of(const std::string& name) {
   if (!name.starts_with(kPrefix)) return -1;
-  int64_t step = -1;
-  const char* end = name.data() + name.size();
-  const auto [stop, error] = std::from_chars(name.data() + kPrefix.size(), end, step);
-  return error == std::errc{} && stop == end ? step : -1;
+  return parse_number<int64_t>(std::string_view(name).substr(kPrefix.size())).value_or(-1);
 }
 
 /// Out of readers' sight at once; a crash before the removal leaves a stale temporary, nothing that looks
