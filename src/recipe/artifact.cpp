@@ -5,6 +5,7 @@
 #include "storage/atomic_file.h"
 
 namespace surgery {
+
 void take_from_base(const RunDirectory& run, const std::filesystem::path& path,
                     const std::string& fingerprint,
                     const std::function<std::string(const std::filesystem::path&)>& read_fingerprint) {

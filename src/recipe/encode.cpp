@@ -16,14 +16,8 @@ namespace surgery {
 namespace {
 
 LatentSpace latent_space(Recipe& recipe) {
-  LatentSpace space;
-  space.vae_hash = recipe.vae_hash();
-  space.text_hash = recipe.text_hash();
-  space.latents_mean = recipe.vae().config().latents_mean;
-  space.latents_std = recipe.vae().config().latents_std;
-  space.text_length = recipe.text_length();
-  space.text_dim = recipe.teacher_config().text_dim;
-  return space;
+  return latent_space(recipe.vae(), recipe.vae_hash(), recipe.text_hash(), recipe.text_length(),
+                      recipe.teacher_config().text_dim);
 }
 
 // The annotation listing; the shapes set is written out as mp4 first and then read like any other.

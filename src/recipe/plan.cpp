@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <regex>
 
 #include "base/errors.h"
@@ -13,10 +14,12 @@ namespace {
 
 constexpr double GiB = 1024.0 * 1024.0 * 1024.0;
 
-double sum(const std::vector<PlanTerm>& terms) {
-  double bytes = 0;
-  for (const PlanTerm& term : terms) bytes += term.bytes;
-  return bytes;
+/// Of one quantity (a member, or a member function) over all items.
+template <class Item, class Quantity>
+double sum(const std::vector<Item>& items, Quantity quantity) {
+  double total = 0;
+  for (const Item& item : items) total += std::invoke(quantity, item);
+  return total;
 }
 
 const PlanTerm& largest(const std::vector<PlanTerm>& terms) {
@@ -66,31 +69,23 @@ int64_t count_matching(const std::filesystem::path& folder, const std::regex& pa
 }  // namespace
 
 double PlanStage::memory_bytes() const {
-  return sum(memory);
+  return sum(memory, &PlanTerm::bytes);
 }
 double PlanStage::disk_bytes() const {
-  return sum(disk);
+  return sum(disk, &PlanTerm::bytes);
 }
 
 double Plan::flops() const {
-  double total = 0;
-  for (const PlanStage& stage : stages) total += stage.flops;
-  return total;
+  return sum(stages, &PlanStage::flops);
 }
 double Plan::disk_bytes() const {
-  double total = 0;
-  for (const PlanStage& stage : stages) total += stage.disk_bytes();
-  return total;
+  return sum(stages, &PlanStage::disk_bytes);
 }
 double Plan::seconds() const {
-  double total = 0;
-  for (const PlanStage& stage : stages) total += stage.seconds;
-  return total;
+  return sum(stages, &PlanStage::seconds);
 }
 double Plan::device_hours() const {
-  double total = 0;
-  for (const PlanStage& stage : stages) total += stage.device_hours;
-  return total;
+  return sum(stages, &PlanStage::device_hours);
 }
 
 ModelSizes read_model_sizes(const ModelSection& model) {

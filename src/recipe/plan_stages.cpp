@@ -77,8 +77,7 @@ StagePlanner::StagePlanner(const Config& config, const ModelSizes& model, int64_
   } else {
     budget_share_ = budget.value;
     if (budget.kind == Budget::Kind::cost) {
-      const CostGeometry g = cost_geometry(model.transformer, model.text_tokens, config.cost.frames,
-                                           config.cost.height, config.cost.width);
+      const CostGeometry g = geometry(config.cost);
       budget_share_ /= attention_core_flops(g, phi_, Rate::full()) * double(g.blocks);
     }
     converted_ = model.transformer.num_layers;
@@ -114,7 +113,7 @@ double StagePlanner::forward_work(const CostGeometry& g, int64_t batch, double b
 /// in fp32.
 PlanStage StagePlanner::trajectories() const {
   const TrajectorySection& t = config_.trajectories;
-  const CostGeometry g = cost_geometry(model_.transformer, model_.text_tokens, t.frames, t.height, t.width);
+  const CostGeometry g = geometry(t);
   PlanStage stage{.name = "trajectories", .unit = "prompts", .units = t.count + t.held_out};
   stage.parallel = stage.units;
   stage.memory = resident(false);
@@ -139,7 +138,7 @@ PlanStage StagePlanner::trajectories() const {
 PlanStage StagePlanner::distill() const {
   const TrajectorySection& t = config_.trajectories;
   const DistillSection& d = config_.distill;
-  const CostGeometry g = cost_geometry(model_.transformer, model_.text_tokens, t.frames, t.height, t.width);
+  const CostGeometry g = geometry(t);
   const int64_t per_unit =
       d.blocks_per_unit > 0 ? std::min(d.blocks_per_unit, g.blocks) : ceil_div(g.blocks, ranks_);
   PlanStage stage{
@@ -201,7 +200,7 @@ PlanStage StagePlanner::encode() const {
 PlanStage StagePlanner::finetune() const {
   const FinetuneSection& f = config_.finetune;
   const DataSection& d = config_.data;
-  const CostGeometry g = cost_geometry(model_.transformer, model_.text_tokens, d.frames, d.height, d.width);
+  const CostGeometry g = geometry(d);
   PlanStage stage{.name = "finetune", .unit = "steps", .units = f.iterations};
   stage.parallel = f.global_batch;  // clips of a step
   const double clip = 3 * student_flops(g) + (f.teacher_weight > 0 ? transformer_flops(g) : 0);
@@ -239,7 +238,7 @@ PlanStage StagePlanner::model() const {
 PlanStage StagePlanner::generate() const {
   const GenerateSection& e = config_.generate;
   const FinetuneSection& f = config_.finetune;
-  const CostGeometry g = cost_geometry(model_.transformer, model_.text_tokens, e.frames, e.height, e.width);
+  const CostGeometry g = geometry(e);
   const int64_t milestones =
       f.iterations == 0
           ? 0

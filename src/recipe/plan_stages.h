@@ -16,6 +16,11 @@ class StagePlanner {
   PlanStage generate() const;
 
  private:
+  /// Of the clips of one section of the configuration.
+  template <class Section>
+  CostGeometry geometry(const Section& s) const {
+    return cost_geometry(model_.transformer, model_.text_tokens, s.frames, s.height, s.width);
+  }
   std::vector<PlanTerm> resident(bool with_vae) const;
   double student_flops(const CostGeometry& g) const;
   double forward_work(const CostGeometry& g, int64_t batch, double bytes) const;

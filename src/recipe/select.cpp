@@ -5,6 +5,7 @@
 #include "recipe/artifact.h"
 #include "recipe/attention_timing.h"
 #include "recipe/distill_set.h"
+#include "recipe/plan.h"
 #include "recipe/selection.h"
 #include "storage/atomic_file.h"
 
@@ -18,16 +19,9 @@ double mean(const std::vector<double>& values) {
 }
 
 CostGeometry attention_geometry(Recipe& recipe) {
-  const TransformerConfig& teacher = recipe.teacher_config();
   const CostSection& cost = recipe.config.cost;
-  CostGeometry geometry;
-  geometry.tokens = video_tokens(cost.frames, cost.height, cost.width);
-  geometry.dim = teacher.dim();
-  geometry.heads = teacher.num_attention_heads;
-  geometry.head_dim = teacher.attention_head_dim;
-  geometry.ffn_dim = teacher.ffn_dim;
-  geometry.blocks = teacher.num_layers;
-  return geometry;
+  // Self-attention sees no text.
+  return cost_geometry(recipe.teacher_config(), 0, cost.frames, cost.height, cost.width);
 }
 
 /// Full attention, then what is distilled.
