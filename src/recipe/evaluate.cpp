@@ -6,6 +6,7 @@
 #include "data/pixels.h"
 #include "recipe/artifact.h"
 #include "recipe/evaluation.h"
+#include "report/metrics.h"
 #include "storage/atomic_file.h"
 
 namespace surgery {
@@ -14,27 +15,38 @@ namespace {
 // Columns of the per-clip table that the ranks fill together.
 enum Column : int64_t { kLatent, kPsnr, kColour, kOutline, kDirection, kBackground, kColumns };
 constexpr double kUnread = -1;
+constexpr double kMostDecibels = 106;  // of equal clips: JSON and means hold no infinity
 
 at::Tensor decode(Recipe& recipe, const at::Tensor& latents) {
   const at::NoGradGuard no_grad;
   return recipe.vae().decode(recipe.vae().denormalize(latents.unsqueeze(0).to(recipe.device))).to(at::kCPU);
 }
 
-void score_clip(Recipe& recipe, const std::string& variant, int64_t clip, bool shapes, at::Tensor row) {
-  const Sample sample = read_sample(sample_path(recipe, variant, clip));
-  const at::Tensor video = decode(recipe, sample.latents);
-  if (variant != "teacher") {
-    const Sample teacher = read_sample(sample_path(recipe, "teacher", clip));
-    row[kLatent] = ((sample.latents - teacher.latents).norm() / teacher.latents.norm()).item<double>();
-    const double mse = at::mse_loss(video, decode(recipe, teacher.latents)).item<double>();
-    row[kPsnr] = 10 * std::log10(4.0 / std::max(mse, 1e-10));  // pixels span 2
-  }
-  if (!shapes) return;
+void read_attributes(const at::Tensor& video, const at::Tensor& row) {
   const ShapesReading reading = read_shapes(video_to_frames(video));
   row[kColour] = reading.colour.value_or(-1);
   row[kOutline] = reading.outline.value_or(-1);
   row[kDirection] = reading.direction.value_or(-1);
   row[kBackground] = reading.background.value_or(-1);
+}
+
+/// One clip of every variant into `rows` [variants, columns]; the first variant is the teacher.
+void score_clip(Recipe& recipe, const std::vector<std::string>& variants, int64_t clip, bool shapes,
+                const at::Tensor& rows) {
+  at::Tensor teacher_latents, teacher_video;
+  for (size_t v = 0; v < variants.size(); ++v) {
+    const at::Tensor row = rows[static_cast<int64_t>(v)];
+    const at::Tensor latents = read_sample(sample_path(recipe, variants[v], clip)).latents;
+    const at::Tensor video = decode(recipe, latents);
+    if (v == 0) {
+      teacher_latents = latents;
+      teacher_video = video;
+    } else {
+      row[kLatent] = relative_error(latents, teacher_latents);
+      row[kPsnr] = std::min(kMostDecibels, psnr(video, teacher_video, 2));  // pixels span 2
+    }
+    if (shapes) read_attributes(video, row);
+  }
 }
 
 VariantScore summarize(const std::string& variant, const at::Tensor& rows,
@@ -173,10 +185,8 @@ bool make_evaluation(Recipe& recipe) {
     return true;
   }
   at::Tensor table = at::zeros({static_cast<int64_t>(variants.size()), clips, kColumns}, at::kDouble);
-  const int64_t all = static_cast<int64_t>(variants.size()) * clips;
-  for (int64_t i = recipe.session.rank(); i < all; i += recipe.session.size())
-    score_clip(recipe, variants[static_cast<size_t>(i / clips)], i % clips, shapes,
-               table[i / clips][i % clips]);
+  for (int64_t i = recipe.session.rank(); i < clips; i += recipe.session.size())
+    score_clip(recipe, variants, i, shapes, table.select(1, i));
   recipe.session.world().all_reduce(table, Reduction::sum);
   Evaluation evaluation;
   evaluation.fingerprint = fingerprint;
@@ -184,7 +194,7 @@ bool make_evaluation(Recipe& recipe) {
   for (size_t v = 0; v < variants.size(); ++v) {
     evaluation.variants.push_back(summarize(variants[v], table[static_cast<int64_t>(v)], asked, shapes));
     const VariantScore& s = evaluation.variants.back();
-    if (variants[v].starts_with("step-")) checkpoints.push_back(s);
+    if (variant_iteration(variants[v])) checkpoints.push_back(s);
     log_info("evaluate: {:<12} latent error {:.4f}, PSNR {:.2f} dB{}", s.variant, s.latent_error, s.psnr,
              s.has_shapes ? ", " + s.shapes.summary() : "");
   }

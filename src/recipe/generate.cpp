@@ -22,8 +22,8 @@ std::string sample_fingerprint(Recipe& recipe, const Selection& selection, const
   const GenerateSection& g = recipe.config.generate;
   std::string model = recipe.transformer_hash();
   if (variant != "teacher") model += student_fingerprint(recipe, selection);
-  if (variant.starts_with("step-"))
-    model += finetune_checkpoint_hash(recipe.run.finetune(), std::stoll(variant.substr(5)));
+  if (const auto iteration = variant_iteration(variant))
+    model += finetune_checkpoint_hash(recipe.run.finetune(), *iteration);
   return make_fingerprint({"sample-1", model, recipe.text_hash(), recipe.vae_hash(), prompt.text,
                            g.negative_prompt,
                            fmt::format("{} {} {} {} {} {} {} {} {}", index, recipe.config.run.seed, g.frames,
@@ -127,8 +127,8 @@ bool make_model(Recipe& recipe) {
   const Selection selection = read_selection(recipe);
   const std::string variant = sample_variants(recipe.config).back();
   std::string fingerprint = student_fingerprint(recipe, selection);
-  if (variant.starts_with("step-"))
-    fingerprint += finetune_checkpoint_hash(recipe.run.finetune(), std::stoll(variant.substr(5)));
+  if (const auto iteration = variant_iteration(variant))
+    fingerprint += finetune_checkpoint_hash(recipe.run.finetune(), *iteration);
   fingerprint += recipe.vae_hash() + recipe.text_hash();
   const auto stamp = recipe.run.model() / "surgery.json";
   int64_t made = 0;

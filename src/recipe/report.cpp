@@ -213,7 +213,7 @@ void add_evaluation(Page& page, const Inputs& in) {
     VideoRow row;
     row.title = prompts[static_cast<size_t>(i)].name;
     for (const VariantScore& s : in.evaluation.variants) {
-      if (s.variant.starts_with("step-") && s.variant != in.evaluation.variants.back().variant) continue;
+      if (variant_iteration(s.variant) && s.variant != in.evaluation.variants.back().variant) continue;
       const auto path = video_folder(in.recipe, s.variant) / names[static_cast<size_t>(i * g.samples)];
       row.cells.push_back({s.variant, std::filesystem::exists(path) ? read_file(path) : std::string()});
     }

@@ -1,6 +1,7 @@
 #include "recipe/sample_set.h"
 
 #include "base/errors.h"
+#include "base/text.h"
 #include "recipe/finetune_checkpoint.h"
 #include "storage/hdf5_file.h"
 
@@ -8,6 +9,7 @@ namespace surgery {
 namespace {
 constexpr const char* kFormat = "surgery-sample";
 constexpr int kVersion = 1;
+constexpr std::string_view kStep = "step-";
 constexpr size_t kLongestName = 180;  // file systems allow 255 bytes; "-<i>.mp4" and temporaries need room
 std::string file_stem(const std::string& prompt) {
   std::string stem;
@@ -50,8 +52,13 @@ std::vector<std::string> sample_variants(const Config& config) {
   std::vector<std::string> variants{"teacher", "distilled"};
   if (config.finetune.iterations > 0)
     for (const int64_t at : milestone_list(config.finetune.checkpoints, config.finetune.iterations))
-      variants.push_back(fmt::format("step-{:06d}", at));
+      variants.push_back(fmt::format("{}{:06d}", kStep, at));
   return variants;
+}
+
+std::optional<int64_t> variant_iteration(const std::string& variant) {
+  if (!variant.starts_with(kStep)) return std::nullopt;
+  return parse_number<int64_t>(std::string_view(variant).substr(kStep.size()));
 }
 
 std::filesystem::path sample_path(const Recipe& recipe, const std::string& variant, int64_t index) {
@@ -78,7 +85,7 @@ Transformer variant_model(Recipe& recipe, const std::string& variant, const Sele
   if (variant == "teacher") return recipe.teacher().clone();
   Transformer student = make_student(recipe, selection);
   if (variant == "distilled") return student;
-  const int64_t iteration = std::stoll(variant.substr(5));
+  const int64_t iteration = variant_iteration(variant).value();
   const TensorMap masters = load_finetuned_parameters(recipe.run.finetune(), iteration);
   const at::NoGradGuard no_grad;
   for (auto& [name, parameter] : student.parameters()) {

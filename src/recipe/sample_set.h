@@ -1,5 +1,6 @@
 #pragma once
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,8 @@ Sample read_sample(const std::filesystem::path& path);
 /// Models that are sampled from the same noise: "teacher", "distilled" (the student before finetuning),
 /// "step-000400", ...
 std::vector<std::string> sample_variants(const Config& config);
+/// The finetuning iteration of "step-000400"; none for the other variants.
+std::optional<int64_t> variant_iteration(const std::string& variant);
 std::filesystem::path sample_path(const Recipe& recipe, const std::string& variant, int64_t index);
 /// videos/ for the last variant, videos-VARIANT/ for the others.
 std::filesystem::path video_folder(const Recipe& recipe, const std::string& variant);
