@@ -1,6 +1,7 @@
 #include "recipe/knapsack.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <tuple>
@@ -92,10 +93,11 @@ Relaxation relax(const Classes& classes, double budget) {
   return result;
 }
 
-// A partial choice over the open classes seen so far. `penalty`: its Lagrangian loss against the bound.
+// A partial choice over one side's classes, as differences against the base items. `penalty`: its Lagrangian
+// loss against the bound.
 struct State {
   double cost, error, penalty;
-  int64_t parent;  // in the trail
+  int64_t parent;  // in the side's trail
   int32_t item;
 };
 struct Trail {
@@ -103,6 +105,26 @@ struct Trail {
   int32_t item;
 };
 
+// An open class: the items that a better solution than the incumbent could still hold.
+struct OpenClass {
+  size_t klass;
+  double gap;  // least penalty of an item other than the base
+  std::vector<size_t> items;
+};
+
+// Half of the open classes, tight ones first, and the Pareto states over those that were expanded: cost
+// ascending, error strictly descending.
+struct Side {
+  std::vector<OpenClass> classes;
+  size_t expanded = 0;
+  std::vector<State> states{{0, 0, 0, -1, -1}};
+  std::vector<Trail> trail;
+};
+
+// The open classes are dealt to two sides. A better solution's penalty is under the incumbent's gap, so each
+// side's part of it is too: every side keeps what stays under the gap, and one sweep over both lists finds
+// their best pair. Lists as long as the square root of a single one's hold the same solutions (Horowitz and
+// Sahni 1974).
 class Search {
  public:
   Search(const Classes& classes, double budget, int64_t state_limit)
@@ -127,6 +149,8 @@ class Search {
 
  private:
   double reduced(const Item& item) const { return item.error + lambda_ * item.cost; }
+  double tolerance() const { return 1e-13 * (std::abs(best_error_) + std::abs(bound_)); }
+  bool hopeless(double penalty) const { return bound_ + penalty >= best_error_ + tolerance(); }
 
   void take_incumbent(const std::vector<size_t>& choice) {
     double error = 0;
@@ -137,125 +161,97 @@ class Search {
     }
   }
 
-  // Keeps, per class, the items that could still be part of a better solution than the incumbent.
   void open_classes() {
     bound_ = -lambda_ * budget_;
     base_.resize(classes_.size());
-    std::vector<double> lowest(classes_.size());
     for (size_t k = 0; k < classes_.size(); ++k) {
       base_[k] = 0;
       for (size_t i = 1; i < classes_[k].size(); ++i)
         if (reduced(classes_[k][i]) < reduced(classes_[k][base_[k]])) base_[k] = i;
-      lowest[k] = reduced(classes_[k][base_[k]]);
-      bound_ += lowest[k];
+      const Item& base = classes_[k][base_[k]];
+      bound_ += reduced(base);
+      base_cost_ += base.cost;
+      base_error_ += base.error;
     }
-    const double slack = tolerance();
-    struct Open {
-      size_t klass;
-      double gap;
-      std::vector<size_t> items;
-    };
-    std::vector<Open> open;
+    std::vector<OpenClass> open;
     for (size_t k = 0; k < classes_.size(); ++k) {
-      Open candidate{k, kInfinity, {}};
+      OpenClass candidate{k, kInfinity, {}};
       for (size_t i = 0; i < classes_[k].size(); ++i) {
-        const double penalty = reduced(classes_[k][i]) - lowest[k];
-        if (bound_ + penalty >= best_error_ + slack && i != base_[k]) continue;
+        const double penalty = reduced(classes_[k][i]) - reduced(classes_[k][base_[k]]);
+        if (i != base_[k] && hopeless(penalty)) continue;
         candidate.items.push_back(i);
         if (i != base_[k]) candidate.gap = std::min(candidate.gap, penalty);
       }
       if (candidate.items.size() > 1) open.push_back(std::move(candidate));
     }
     // Tight classes first: their combinations give good incumbents early, and the wide ones prune at once.
-    std::sort(open.begin(), open.end(), [](const Open& a, const Open& b) { return a.gap < b.gap; });
-    for (Open& entry : open) {
-      order_.push_back(entry.klass);
-      items_.push_back(std::move(entry.items));
-    }
-    // What the classes still to come can save or must add in cost, for completing a state and for
-    // feasibility.
-    cheapest_after_.assign(order_.size() + 1, 0);
-    for (size_t d = order_.size(); d-- > 0;) {
-      const auto& items = classes_[order_[d]];
-      double cheapest = kInfinity;
-      for (const size_t i : items_[d])
-        cheapest = std::min(cheapest, items[i].cost - items[base_[order_[d]]].cost);
-      cheapest_after_[d] = cheapest_after_[d + 1] + cheapest;
-    }
+    std::sort(open.begin(), open.end(), [](const OpenClass& a, const OpenClass& b) { return a.gap < b.gap; });
+    for (size_t i = 0; i < open.size(); ++i) sides_[i % 2].classes.push_back(std::move(open[i]));
   }
 
-  double tolerance() const { return 1e-13 * (std::abs(best_error_) + std::abs(bound_)); }
-
-  // States hold differences against the base choice.
   void expand() {
-    double base_cost = 0, base_error = 0;
-    for (size_t k = 0; k < classes_.size(); ++k) {
-      base_cost += classes_[k][base_[k]].cost;
-      base_error += classes_[k][base_[k]].error;
-    }
-    std::vector<State> states{{base_cost, base_error, 0, -1, -1}};
-    consider(states.front(), 0);
-    std::vector<std::vector<State>> moved;
-    for (size_t depth = 0; depth < order_.size(); ++depth) {
-      const auto& items = classes_[order_[depth]];
-      const Item& base = items[base_[order_[depth]]];
-      const double least = reduced(base);
-      const int64_t trail_begin = static_cast<int64_t>(trail_.size());
-      for (const State& s : states) trail_.push_back({s.parent, s.item});
-      moved.clear();
-      for (const size_t i : items_[depth]) {
-        std::vector<State> list;
-        list.reserve(states.size());
-        const double penalty = reduced(items[i]) - least;
-        for (size_t s = 0; s < states.size(); ++s) {
-          State next{states[s].cost + items[i].cost - base.cost,
-                     states[s].error + items[i].error - base.error, states[s].penalty + penalty,
-                     trail_begin + static_cast<int64_t>(s), static_cast<int32_t>(i)};
-          if (bound_ + next.penalty >= best_error_ + tolerance()) continue;
-          if (next.cost + cheapest_after_[depth + 1] > budget_) continue;
-          consider(next, depth + 1);
-          list.push_back(next);
-        }
-        moved.push_back(std::move(list));
-      }
-      states = merge(moved, depth + 1);
-      states_ += static_cast<int64_t>(states.size());
-      if (states.empty()) return;
-      if (states_ > limit_) {
-        cut_ = true;
-        return;
-      }
+    best_pair();
+    while (!cut_) {
+      Side& side = sides_[0].expanded <= sides_[1].expanded && sides_[0].expanded < sides_[0].classes.size()
+                       ? sides_[0]
+                       : sides_[1];
+      if (side.expanded == side.classes.size()) return;
+      expand(side);
+      states_ += static_cast<int64_t>(side.states.size());
+      best_pair();
+      cut_ = states_ > limit_;
     }
   }
 
-  // Pareto union of lists that are each sorted by cost.
-  std::vector<State> merge(std::vector<std::vector<State>>& lists, size_t) const {
+  void expand(Side& side) {
+    const OpenClass& open = side.classes[side.expanded++];
+    const auto& items = classes_[open.klass];
+    const Item& base = items[base_[open.klass]];
+    const int64_t trail_begin = static_cast<int64_t>(side.trail.size());
+    for (const State& s : side.states) side.trail.push_back({s.parent, s.item});
     std::vector<State> all;
-    for (auto& list : lists) {
-      const size_t middle = all.size();
-      all.insert(all.end(), list.begin(), list.end());
-      std::inplace_merge(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(middle), all.end(),
-                         [](const State& a, const State& b) {
-                           return std::tie(a.cost, a.error) < std::tie(b.cost, b.error);
-                         });
+    for (const size_t i : open.items) {
+      const double penalty = reduced(items[i]) - reduced(base);
+      const auto middle = static_cast<std::ptrdiff_t>(all.size());
+      for (size_t s = 0; s < side.states.size(); ++s) {
+        const State& from = side.states[s];
+        if (!hopeless(from.penalty + penalty))
+          all.push_back({from.cost + items[i].cost - base.cost, from.error + items[i].error - base.error,
+                         from.penalty + penalty, trail_begin + static_cast<int64_t>(s),
+                         static_cast<int32_t>(i)});
+      }
+      std::inplace_merge(all.begin(), all.begin() + middle, all.end(), [](const State& a, const State& b) {
+        return std::tie(a.cost, a.error) < std::tie(b.cost, b.error);
+      });
     }
-    std::vector<State> kept;
+    side.states.clear();
     for (const State& s : all)
-      if ((kept.empty() || s.error < kept.back().error) && bound_ + s.penalty < best_error_ + tolerance())
-        kept.push_back(s);
-    return kept;
+      if (side.states.empty() || s.error < side.states.back().error) side.states.push_back(s);
   }
 
-  // The state with base items in every class still to come.
-  void consider(const State& state, size_t depth) {
-    if (state.cost > budget_ || state.error >= best_error_) return;
-    best_error_ = state.error;
+  // The best pair of states within the budget; classes not yet expanded keep their base items.
+  void best_pair() {
+    const auto &a = sides_[0].states, &b = sides_[1].states;
+    const State *first = nullptr, *second = nullptr;
+    size_t end = b.size();  // of the states of b that fit beside a's
+    for (const State& s : a) {
+      while (end > 0 && base_cost_ + s.cost + b[end - 1].cost > budget_) --end;
+      if (end == 0) break;
+      if (base_error_ + s.error + b[end - 1].error >= best_error_) continue;
+      first = &s;
+      second = &b[end - 1];
+      best_error_ = base_error_ + first->error + second->error;
+    }
+    if (first == nullptr) return;
     best_ = base_;
-    State at = state;
-    for (size_t d = depth; d-- > 0;) {
-      best_[order_[d]] = static_cast<size_t>(at.item);
-      if (at.parent < 0) break;
-      const Trail& step = trail_[static_cast<size_t>(at.parent)];
+    take_choice(sides_[0], *first);
+    take_choice(sides_[1], *second);
+  }
+
+  void take_choice(const Side& side, State at) {
+    for (size_t d = side.expanded; d-- > 0;) {
+      best_[side.classes[d].klass] = static_cast<size_t>(at.item);
+      const Trail& step = side.trail[static_cast<size_t>(at.parent)];
       at.parent = step.parent;
       at.item = step.item;
     }
@@ -264,12 +260,10 @@ class Search {
   const Classes& classes_;
   double budget_;
   int64_t limit_, states_ = 0;
-  double lambda_ = 0, bound_ = 0, best_error_ = kInfinity;
+  double lambda_ = 0, bound_ = 0, best_error_ = kInfinity, base_cost_ = 0, base_error_ = 0;
   bool cut_ = false;
-  std::vector<size_t> best_, base_, order_;
-  std::vector<std::vector<size_t>> items_;
-  std::vector<double> cheapest_after_;
-  std::vector<Trail> trail_;
+  std::vector<size_t> best_, base_;
+  std::array<Side, 2> sides_;
 };
 
 Classes prepare(const KnapsackClasses& classes) {

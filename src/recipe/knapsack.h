@@ -21,11 +21,11 @@ struct KnapsackSolution {
   int64_t states = 0;    ///< partial solutions looked at after reduction
 };
 
-/// Exact for real-valued errors and costs. Lagrangian reduction at the LP multiplier leaves few open classes;
-/// a dynamic program over Pareto states, pruned by the same bound, closes the gap (after Pisinger 1995, "A
-/// minimal algorithm for the multiple-choice knapsack problem"). Costs may exceed the budget by rounding only
-/// (1e-12). Throws Error{data} for an empty class or values that are not finite. Infeasible budgets return
-/// feasible = false with `cost` the cheapest cost there is.
+/// Exact for real-valued errors and costs. Lagrangian reduction at the LP multiplier leaves few open classes
+/// (after Pisinger 1995, "A minimal algorithm for the multiple-choice knapsack problem"); dynamic programs
+/// over the Pareto states of each half of them, pruned by the same bound and joined, close the gap. Costs may
+/// exceed the budget by rounding only (1e-12). Throws Error{data} for an empty class or values that are not
+/// finite. Infeasible budgets return feasible = false with `cost` the cheapest cost there is.
 KnapsackSolution solve_knapsack(const KnapsackClasses& classes, double budget,
                                 int64_t state_limit = 20'000'000);
 

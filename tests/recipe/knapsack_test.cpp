@@ -70,6 +70,27 @@ TEST(Knapsack, LargeTablesAreSolvedToOptimality) {
   EXPECT_LE(solution.cost, 2500 * (1 + 1e-12));
 }
 
+TEST(Knapsack, BlocksThatAreAllAlikeAreSolvedToOptimality) {
+  // Nearly one convex curve of real-valued costs, as of blocks that differ little: hardly any class closes.
+  for (uint64_t seed = 0; seed < 3; ++seed) {
+    RandomStream random({seed, 11});
+    KnapsackClasses small(12), large(1000);
+    const auto fill = [&](KnapsackClasses& classes, int64_t items) {
+      for (auto& klass : classes) {
+        const double scale = 0.9 + 0.2 * random.uniform();
+        for (int64_t i = 0; i < items; ++i) {
+          const double cost = (static_cast<double>(i) + 0.2 * random.uniform()) / static_cast<double>(items);
+          klass.push_back({scale * (1 - cost) * (1 - cost), cost});
+        }
+      }
+    };
+    fill(small, 3);
+    EXPECT_NEAR(solve_knapsack(small, 4.5).error, brute_force(small, 4.5), 1e-12);
+    fill(large, 16);
+    EXPECT_TRUE(solve_knapsack(large, 550).optimal);
+  }
+}
+
 TEST(Knapsack, InfeasibleBudgetNamesTheCheapest) {
   const KnapsackSolution solution = solve_knapsack({{{1, 2}, {0, 3}}, {{4, 5}}}, 6);
   EXPECT_FALSE(solution.feasible);
