@@ -4,6 +4,7 @@
 # RANKS    processes (default 2)
 # RECIPE   configuration file, if the first argument is none (default configs/recipes/shapes-quick.cfg)
 # COMMAND  another command than run
+# SURGERY_BINARY  the program, if it is built already (default: build/release/bin/surgery, built here first)
 # Exit code: the program's own (0 done; 64 bad configuration; 65 bad data; 70 internal; 74 input or output; 75 stopped
 # cleanly with work left: call again). SIGTERM and Ctrl-C ask for such a clean stop.
 set -euo pipefail
@@ -15,7 +16,9 @@ if (($#)) && [[ $1 != -* ]]; then
 fi
 [[ -r $recipe ]] || { echo "local.sh: $recipe cannot be read: give a recipe's file (configs/recipes/ has some)" >&2; exit 64; }
 recipe=$(realpath "$recipe")
-"$root/launch/build.sh" surgery
+binary=${SURGERY_BINARY:-$root/build/release/bin/surgery}
+[[ -n ${SURGERY_BINARY:-} ]] || "$root/launch/build.sh" surgery
+[[ -x $binary ]] || { echo "local.sh: $binary is no program: correct SURGERY_BINARY, or leave it out" >&2; exit 64; }
 
 cd "$root"
 ranks=${RANKS:-2}
@@ -33,7 +36,7 @@ if ((ranks > 1)); then
   fi
 fi
 
-"${launcher[@]}" build/release/bin/surgery "${COMMAND:-run}" --config "$recipe" "$@" &
+"${launcher[@]}" "$binary" "${COMMAND:-run}" --config "$recipe" "$@" &
 program=$!
 # mpirun answers SIGTERM by killing its ranks; SIGUSR2 it passes on, and they commit and stop.
 trap 'kill -USR2 $program 2>/dev/null || true' TERM INT

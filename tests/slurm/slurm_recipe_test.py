@@ -1,4 +1,4 @@
-"""The whole recipe by sbatch on two simulated nodes gives the same artifacts as on this machine without Slurm.
+"""The whole recipe by sbatch on two simulated nodes gives the same artifacts as launch/local.sh on this machine.
 
 Skipped where slurm-wlm and munge are not installed.
 """
@@ -44,9 +44,9 @@ class SlurmRecipe(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stderr + text[-3000:])
         self.assertIn("2 ranks, launcher mpirun", text)
         outside = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
-        local = subprocess.run(["bash", SOURCE / "slurm/surgery.sh", recipe, f"--run.directory={here}"],
+        local = subprocess.run(["bash", SOURCE / "launch/local.sh", recipe, f"--run.directory={here}"],
                                capture_output=True, text=True, timeout=600,
-                               env={**outside, "RANKS": "2", "SURGERY_BINARY": BINARY, "SURGERY_ROOT": str(SOURCE)})
+                               env={**outside, "RANKS": "2", "SURGERY_BINARY": BINARY})
         self.assertEqual(local.returncode, 0, local.stdout[-3000:] + local.stderr[-3000:])
         patterns = IDENTICAL + ["finetune/*/*.safetensors", "model/*/*.safetensors", "samples/*/*.h5", "evaluation.json"]
         expected = hashes(here, patterns)
