@@ -7,6 +7,7 @@
 #include "base/errors.h"
 #include "base/log.h"
 #include "data/shapes.h"
+#include "recipe/pretrain_settings.h"
 #include "storage/atomic_file.h"
 #include "wan/text_encoder.h"
 
@@ -118,6 +119,7 @@ void pretrain_teacher(const Pretraining& settings, const fs::path& output, const
   std::error_code error;
   fs::create_directories(work, error);
   if (error) fail_io("{}: cannot be made: {}", work.string(), error.message());
+  keep_settings(settings, work);
   make_text(settings, work);
   Vae vae = make_vae(settings, work, stop);
   vae.to(device, at::kFloat);

@@ -17,9 +17,9 @@ struct Pretraining {
 };
 
 /// Tokenizer and frozen random umT5, VAE, latents, transformer, in this order; each phase is kept in `work`
-/// and continued from there, so that a second call finishes what a first one began. Then writes `output` in
-/// the diffusers layout (bf16). Deterministic for a given number of threads. When `stop` (polled between
-/// steps) asks for it, commits and throws Error{requeue}.
+/// and continued from there, so that a second call finishes what a first one began; Error{usage} when it asks
+/// for other settings. Then writes `output` in the diffusers layout (bf16). Deterministic for a given number
+/// of threads. When `stop` (polled between steps) asks for it, commits and throws Error{requeue}.
 void pretrain_teacher(const Pretraining& settings, const std::filesystem::path& output,
                       const std::filesystem::path& work, at::Device device,
                       const std::function<bool()>& stop);
