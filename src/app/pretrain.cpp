@@ -22,9 +22,13 @@ ExitCode run(Context& context) {
   transformer.image_steps = options.integer("image-steps", transformer.image_steps);
   transformer.video_steps = options.integer("video-steps", transformer.video_steps);
   settings.score_clips = options.integer("score-clips", settings.score_clips);
+  settings.vae.save_every = transformer.save_every = options.integer("save-every", transformer.save_every);
   if (settings.vae.steps < 1 || transformer.clips < 1 || transformer.image_steps < 0 ||
-      transformer.video_steps < 0 || settings.score_clips < 0)
+      transformer.video_steps < 0 || settings.score_clips < 0 || transformer.save_every < 1)
     fail_usage("pretrain was asked for a negative number of steps or clips: give positive ones");
+  // No more clips than the training itself sees, or the user wants to wait for.
+  settings.latent_clips = std::min(settings.latent_clips, transformer.clips);
+  transformer.evaluate_clips = std::min(transformer.evaluate_clips, settings.score_clips);
   const std::string& wanted = context.config.model.device;
   const bool gpu = wanted == "cuda" || (wanted == "auto" && torch::cuda::is_available());
   const at::Device device(gpu ? at::kCUDA : at::kCPU);
@@ -52,7 +56,8 @@ Command pretrain_command() {
            {"clips", "N", "clips in the latent cache"},
            {"image-steps", "N", "updates of the transformer on pictures"},
            {"video-steps", "N", "updates of the transformer on clips"},
-           {"score-clips", "N", "clips of the closing score, 0 = none [128]"}},
+           {"save-every", "N", "updates between two commits of the state [100]"},
+           {"score-clips", "N", "clips of the closing score, 0 = none, while training neither [128]"}},
           ""};
 }
 

@@ -120,11 +120,12 @@ void pretrain_teacher(const Pretraining& settings, const fs::path& output, const
   fs::create_directories(work, error);
   if (error) fail_io("{}: cannot be made: {}", work.string(), error.message());
   keep_settings(settings, work);
+  remove_stale_temporaries(work);
   make_text(settings, work);
   Vae vae = make_vae(settings, work, stop);
   vae.to(device, at::kFloat);
   const auto hash = hash_file(work / "vae" / "diffusion_pytorch_model.safetensors");
-  const auto latents = cache_latents(vae, hash, settings.transformer, work, device);
+  const auto latents = cache_latents(vae, hash, settings.transformer, work, device, stop);
   const auto embed = caption_embedding(settings, work);
   bool finished = false;
   const auto transformer = pretrain_transformer(vae, latents, embed, settings.text_dim, settings.transformer,
@@ -144,8 +145,13 @@ void pretrain_teacher(const Pretraining& settings, const fs::path& output, const
            reconstruct_shapes(shipped_vae, settings.score_clips, settings.transformer.seed).score.summary());
   log_info("pretrain: teacher on unseen combinations: {}",
            score_teacher(shipped, shipped_vae, embed, settings.transformer, settings.transformer.frames,
-                         settings.score_clips, device)
+                         settings.score_clips, device, stop)
                .summary());
+  if (stop())
+    fail(
+        ExitCode::requeue,
+        "the closing score stopped as asked (the teacher is in {}): run the same command again for all of it",
+        output.string());
 }
 
 }  // namespace surgery

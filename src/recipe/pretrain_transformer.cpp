@@ -110,7 +110,7 @@ class Trainer {
 
 at::Tensor cache_latents(const Vae& vae, const std::string& vae_hash,
                          const PretrainTransformerOptions& options, const std::filesystem::path& work,
-                         at::Device device) {
+                         at::Device device, const std::function<bool()>& stop) {
   const at::NoGradGuard no_grad;
   const auto path = work / "latents.safetensors";
   const std::string made_from = fmt::format("{} {} {} {} {} {}", vae_hash, options.clips, options.frames,
@@ -124,6 +124,10 @@ at::Tensor cache_latents(const Vae& vae, const std::string& vae_hash,
   std::vector<at::Tensor> all;
   const double start = seconds();
   for (int64_t i = 0; i < options.clips; ++i) {
+    if (stop())
+      fail(ExitCode::requeue,
+           "encoding stopped as asked at clip {} of {} (the VAE is in {}): run the same command again", i,
+           options.clips, work.string());
     const ShapesClip clip =
         shapes_clip(ShapesSplit::train, i, options.seed, options.frames, options.height, options.width);
     const at::Tensor mean = vae.encode_whole(frames_to_video(clip.frames).to(device)).mean;
@@ -194,10 +198,10 @@ Transformer pretrain_transformer(const Vae& vae, const at::Tensor& latents, cons
           trained.step_count(), gain.right, 100 * (gain.wrong_outline / gain.right - 1),
           100 * (gain.wrong_direction / gain.right - 1));
     }
-    if (due(options.evaluate_every)) {
+    if (due(options.evaluate_every) && options.evaluate_clips > 0) {
       log_info("pretrain: step {}: {}", trained.step_count(),
                score_teacher(averaged(), vae, embed, options, image ? 1 : options.frames,
-                             options.evaluate_clips, device)
+                             options.evaluate_clips, device, stop)
                    .summary());
     }
     since += seconds() - pause;
@@ -230,7 +234,7 @@ CaptionGain caption_gain(const Transformer& model, const at::Tensor& latents, co
 
 ShapesScore score_teacher(const Transformer& model, const Vae& vae, const CaptionEmbedding& embed,
                           const PretrainTransformerOptions& options, int64_t frames, int64_t clips,
-                          at::Device device) {
+                          at::Device device, const std::function<bool()>& stop) {
   const at::NoGradGuard no_grad;
   constexpr int64_t kBatch = 8;
   ShapesScore score;
@@ -249,6 +253,7 @@ ShapesScore score_teacher(const Transformer& model, const Vae& vae, const Captio
       return options.shift * u / (1 + (options.shift - 1) * u);
     };
     for (int64_t i = 0; i < options.sampling_steps; ++i) {
+      if (stop()) return score;
       const at::Tensor t = at::full({2 * size}, 1000 * sigma(i), x.options());
       const at::Tensor v = model.forward(at::cat({x, x}), t, text);
       const at::Tensor conditional = v.narrow(0, 0, size), unconditional = v.narrow(0, size, size);

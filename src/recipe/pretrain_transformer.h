@@ -49,10 +49,11 @@ struct CaptionGain {
 };
 
 /// Encodes `options.clips` training clips: normalised latents [clips, 16, T, H/8, W/8] bf16, kept in
-/// `work`/latents.safetensors and reused when it fits the VAE's hash.
+/// `work`/latents.safetensors and reused when it fits the VAE's hash. All or nothing: when `stop` (polled
+/// between clips) asks for it, throws Error{requeue}.
 at::Tensor cache_latents(const Vae& vae, const std::string& vae_hash,
                          const PretrainTransformerOptions& options, const std::filesystem::path& work,
-                         at::Device device);
+                         at::Device device, const std::function<bool()>& stop);
 
 /// Trains (or continues, from `work`/transformer.safetensors) and returns the averaged weights. `stop`,
 /// polled between steps, saves and ends early; `finished` tells which. Progress and scores go to the log.
@@ -65,9 +66,10 @@ Transformer pretrain_transformer(const Vae& vae, const at::Tensor& latents, cons
 CaptionGain caption_gain(const Transformer& model, const at::Tensor& latents, const CaptionEmbedding& embed,
                          const PretrainTransformerOptions& options, bool image, at::Device device);
 
-/// Score of clips generated for unseen combinations (`frames` 1: pictures, whose direction cannot be read).
+/// Score of clips generated for unseen combinations (`frames` 1: pictures, whose direction cannot be read);
+/// of fewer clips when `stop` (polled between sampling steps) asks for an end.
 ShapesScore score_teacher(const Transformer& model, const Vae& vae, const CaptionEmbedding& embed,
                           const PretrainTransformerOptions& options, int64_t frames, int64_t clips,
-                          at::Device device);
+                          at::Device device, const std::function<bool()>& stop);
 
 }  // namespace surgery

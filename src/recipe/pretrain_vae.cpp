@@ -122,7 +122,7 @@ Vae pretrain_vae(const VaePretraining& settings, RandomKey key, const std::files
     log_info("VAE: continues at step {} of {} ({})", trained.step_count(), settings.steps,
              checkpoint.string());
   }
-  auto committed = Clock::now(), reported = Clock::now();
+  auto reported = Clock::now();
   double sum = 0;
   int64_t summed = 0;
   while (trained.step_count() < settings.steps) {
@@ -143,19 +143,15 @@ Vae pretrain_vae(const VaePretraining& settings, RandomKey key, const std::files
            "the VAE's training stopped as asked at step {} (its state is in {}): run the same command again",
            trained.step_count(), checkpoint.string());
     }
-    const double since_commit = std::chrono::duration<double>(Clock::now() - committed).count();
-    if (trained.step_count() % settings.report_every == 0 || trained.step_count() == settings.steps) {
+    const bool last = trained.step_count() == settings.steps;
+    if (trained.step_count() % settings.save_every == 0 || last) trained.save(checkpoint);
+    if (trained.step_count() % settings.report_every == 0 || last) {
       const double seconds = std::chrono::duration<double>(Clock::now() - reported).count();
       log_info("VAE: step {} of {}, {:.2f} dB on crops, {:.1f} steps/s", trained.step_count(), settings.steps,
                10 * std::log10(4 * static_cast<double>(summed) / sum), static_cast<double>(summed) / seconds);
-      reported = Clock::now(), sum = 0, summed = 0;
-    }
-    if (since_commit > settings.commit_seconds || trained.step_count() == settings.steps) {
-      trained.save(checkpoint);
-      Vae average(vae.config(), trained.averaged());
-      const auto quality = reconstruct_shapes(average, 8, key.seed);
+      const auto quality = reconstruct_shapes(Vae(vae.config(), trained.averaged()), 8, key.seed);
       log_info("VAE: whole clips {:.2f} dB; {}", quality.psnr, quality.score.summary());
-      committed = Clock::now();
+      reported = Clock::now(), sum = 0, summed = 0;
     }
   }
   return Vae(vae.config(), trained.averaged());

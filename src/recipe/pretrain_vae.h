@@ -14,8 +14,7 @@ struct VaePretraining {
   int64_t batch = 4, frames = 9, crop = 48;  ///< clips a step, frames, pixels a side
   double learning_rate = 1.5e-3;
   double latent_noise = 0.03;
-  int64_t report_every = 200;
-  double commit_seconds = 120;
+  int64_t report_every = 200, save_every = 100;  ///< steps
   at::Device device = at::kCPU;
 };
 
