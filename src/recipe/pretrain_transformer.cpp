@@ -108,6 +108,16 @@ class Trainer {
 
 }  // namespace
 
+TransformerConfig small_transformer_config(const PretrainTransformerOptions& options, int64_t text_dim) {
+  TransformerConfig config;
+  config.num_layers = options.blocks;
+  config.num_attention_heads = options.heads;
+  config.attention_head_dim = options.head_dim;
+  config.ffn_dim = options.ffn_dim;
+  config.text_dim = text_dim;
+  return config;
+}
+
 at::Tensor cache_latents(const Vae& vae, const std::string& vae_hash,
                          const PretrainTransformerOptions& options, const std::filesystem::path& work,
                          at::Device device, const std::function<bool()>& stop) {
@@ -144,12 +154,7 @@ Transformer pretrain_transformer(const Vae& vae, const at::Tensor& latents, cons
                                  int64_t text_dim, const PretrainTransformerOptions& options,
                                  const std::filesystem::path& work, at::Device device,
                                  const std::function<bool()>& stop, bool& finished) {
-  TransformerConfig config;
-  config.num_layers = options.blocks;
-  config.num_attention_heads = options.heads;
-  config.attention_head_dim = options.head_dim;
-  config.ffn_dim = options.ffn_dim;
-  config.text_dim = text_dim;
+  const TransformerConfig config = small_transformer_config(options, text_dim);
   Transformer model = Transformer::random(config, RandomKey{options.seed, 0}.with("transformer"));
   model.to(device, at::kFloat);
   TrainedParameters trained(model.parameters(), {.beta2 = 0.99,

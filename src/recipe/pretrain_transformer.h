@@ -38,6 +38,10 @@ struct PretrainTransformerOptions {
   uint64_t seed = 0;
 };
 
+/// The small teacher's sizes.
+TransformerConfig small_transformer_config(const PretrainTransformerOptions& options = {},
+                                           int64_t text_dim = 64);
+
 /// Text rows [1, length, text_dim] of a caption, padded.
 using CaptionEmbedding = std::function<at::Tensor(const std::string&)>;
 
