@@ -52,6 +52,10 @@ struct Context {
 /// configuration.
 enum class CommandKind { recipe, tool };
 
+/// What SIGTERM and SIGUSR2 do to a command: the work is asked to commit what it has and to end with
+/// ExitCode::requeue, or, where half of the work is worth nothing, the process ends as any other would.
+enum class StopSignals { commit, end };
+
 struct Command {
   std::string name;
   std::string summary;
@@ -59,6 +63,7 @@ struct Command {
   CommandKind kind = CommandKind::tool;
   std::vector<CommandOption> options;
   std::string positional;  ///< placeholder of positional arguments ("FILE..."), empty = none are taken
+  StopSignals stop_signals = StopSignals::end;
 };
 
 /// Every command, in the order of the help text. One file per command defines NAME_command(); commands.cpp

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "app/startup.h"
+#include "base/signals.h"
 #include "parallel/agreed_error.h"
 
 namespace surgery {
@@ -292,6 +293,7 @@ ExitCode run_command_line(Session& session, const std::vector<std::string>& argu
   Context context{session, std::move(invocation.config), std::move(invocation.options), "", ""};
   context.config_text = to_ini(context.config);
   context.config_hash = config_hash(context.config);
+  if (invocation.command->stop_signals == StopSignals::end) release_stop_signals();
   set_threads(session, context.config.run.threads);
   if (invocation.command->kind == CommandKind::recipe) print_startup(context);
   return invocation.command->run(context);

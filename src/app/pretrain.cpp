@@ -58,7 +58,8 @@ Command pretrain_command() {
            {"video-steps", "N", "updates of the transformer on clips"},
            {"save-every", "N", "updates between two commits of the state [100]"},
            {"score-clips", "N", "clips of the closing score, 0 = none, while training neither [128]"}},
-          ""};
+          "",
+          StopSignals::commit};
 }
 
 }  // namespace surgery

@@ -1,6 +1,7 @@
 // The commands that make a run: the whole recipe, or one stage the same way.
 #include "app/command.h"
 #include "base/log.h"
+#include "base/signals.h"
 #include "recipe/recipe.h"
 #include "recipe/selection.h"
 #include "storage/atomic_file.h"
@@ -17,7 +18,7 @@ Command stage_command(const std::string& name, const std::string& summary, Stage
     log_info("stopped on request with work left: the same command continues");
     return ExitCode::requeue;
   };
-  return {name, summary, run, CommandKind::recipe, {}, ""};
+  return {name, summary, run, CommandKind::recipe, {}, "", StopSignals::commit};
 }
 
 // `select` on any table: no run, no model.
@@ -75,7 +76,10 @@ Command select_command() {
       stage_command("select", "rates within a budget, from a run's tables or from any table", make_selection);
   const auto in_run = command.run;
   command.run = [in_run](Context& context) {
-    if (context.options.has("tables")) return select_alone(context);
+    if (context.options.has("tables")) {
+      release_stop_signals();
+      return select_alone(context);
+    }
     if (context.options.has("budget") || context.options.has("output"))
       fail_usage("select: --budget and --output go with --tables FILE: for a run say --select.budget");
     return in_run(context);

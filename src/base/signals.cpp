@@ -36,6 +36,11 @@ void install_stop_signals() {
                   fmt::format("signal {} cannot be caught: {}", number, std::strerror(errno)));
 }
 
+void release_stop_signals() {
+  for (const int number : kStopSignals) ::signal(number, SIG_DFL);
+  if (const int number = stop_signal(); number != 0) ::raise(number);
+}
+
 bool stop_requested() {
   return requested.load(std::memory_order_relaxed);
 }

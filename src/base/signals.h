@@ -7,6 +7,10 @@ namespace surgery {
 /// started.
 void install_stop_signals();
 
+/// Undoes that, for work that has nothing to commit before it is whole: a stop signal ends the process again,
+/// and one that has come already does so now.
+void release_stop_signals();
+
 /// Whether a stop was asked for, by signal or by `request_stop`. One process's view: ranks agree at a step
 /// boundary.
 bool stop_requested();

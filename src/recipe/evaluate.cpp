@@ -4,6 +4,7 @@
 #include "base/errors.h"
 #include "base/log.h"
 #include "data/pixels.h"
+#include "parallel/stop.h"
 #include "recipe/artifact.h"
 #include "recipe/evaluation.h"
 #include "report/metrics.h"
@@ -185,8 +186,9 @@ bool make_evaluation(Recipe& recipe) {
     return true;
   }
   at::Tensor table = at::zeros({static_cast<int64_t>(variants.size()), clips, kColumns}, at::kDouble);
-  for (int64_t i = recipe.session.rank(); i < clips; i += recipe.session.size())
+  for (int64_t i = recipe.session.rank(); i < clips && !recipe.stop_requested(); i += recipe.session.size())
     score_clip(recipe, variants, i, shapes, table.select(1, i));
+  if (agree_on_stop(recipe.session.world(), recipe.stop_requested())) return false;  // scores are all or none
   recipe.session.world().all_reduce(table, Reduction::sum);
   Evaluation evaluation;
   evaluation.fingerprint = fingerprint;

@@ -3,8 +3,10 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import tempfile
+import time
 import unittest
 
 BINARY = os.environ["SURGERY_BINARY"]
@@ -142,6 +144,28 @@ class CommandLine(unittest.TestCase):
             cut = pathlib.Path(folder, "cut.safetensors")
             cut.write_bytes(weights.read_bytes()[:10000])
             self.refused(65, "cut.safetensors", "inspect", str(cut))
+
+    def test_signals_end_what_has_nothing_to_commit(self):
+        teacher = f"--model={SOURCE}/datasets/shapes/teacher"
+        with tempfile.TemporaryDirectory() as folder:
+            output = pathlib.Path(folder, "text.safetensors")
+            endless = [
+                (signal.SIGTERM, ["forward", teacher, "--component=text", "--prompt=a circle", f"--output={output}",
+                                  "--repeat=100000000"], output.exists),
+                (signal.SIGUSR2, ["bench", "cache", f"--folder={folder}", "--repetitions=100000000"],
+                 lambda: any(pathlib.Path(folder).glob("surgery-bench-*")))]
+            for number, arguments, has_begun in endless:
+                with subprocess.Popen([BINARY, *arguments], stdout=subprocess.DEVNULL) as process:
+                    deadline = time.time() + 60
+                    while not has_begun():
+                        self.assertIsNone(process.poll())
+                        self.assertLess(time.time(), deadline)
+                        time.sleep(0.01)
+                    process.send_signal(number)
+                    try:
+                        self.assertEqual(process.wait(timeout=20), -number, arguments[0])
+                    finally:
+                        process.kill()
 
     def test_info_tells_build_and_ranks(self):
         result = surgery("info", "--json")

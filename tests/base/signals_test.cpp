@@ -32,6 +32,14 @@ TEST_P(StopSignal, RaiseTheFlagInsteadOfEndingTheProcess) {
 INSTANTIATE_TEST_SUITE_P(Caught, StopSignal, testing::Values(SIGTERM, SIGUSR2),
                          [](const auto& signal) { return signal.param == SIGTERM ? "SIGTERM" : "SIGUSR2"; });
 
+TEST_P(StopSignal, ReleasedTheyEndTheProcessAgain) {
+  const int number = GetParam();
+  const auto after = [&] { release_stop_signals(), raise(number); };
+  const auto before = [&] { raise(number), release_stop_signals(); };
+  EXPECT_EXIT(after(), testing::KilledBySignal(number), "");
+  EXPECT_EXIT(before(), testing::KilledBySignal(number), "") << "one that came before is not forgotten";
+}
+
 TEST_F(Stop, AStopCanBeAskedForFromWithin) {
   request_stop();
   EXPECT_TRUE(stop_requested());
