@@ -8,6 +8,8 @@
 #include <chrono>
 
 #include "app/command.h"
+#include "recipe/plan.h"
+#include "recipe/pretrain_transformer.h"
 
 namespace surgery {
 namespace {
@@ -59,6 +61,9 @@ ExitCode run(Context& context) {
   options.tokens = context.options.integer("tokens", options.tokens);
   options.heads = context.options.integer("heads", options.heads);
   options.head_dim = context.options.integer("head-dim", options.head_dim);
+  const ModelSection& model = context.config.model;
+  options.transformer = model.path.empty() && model.config.empty() ? small_transformer_config()
+                                                                   : read_model_sizes(model).transformer;
   options.batch = context.options.integer("batch", options.batch);
   options.repetitions = context.options.integer("repetitions", options.repetitions);
   options.folder = context.options.text("folder", std::filesystem::temp_directory_path().string());
@@ -121,7 +126,8 @@ std::vector<double> interleaved_best(const std::vector<std::function<void()>>& c
 
 Command bench_command() {
   return {"bench",
-          "benchmarks against peers in the same run; with mpirun, the communication of finetuning too",
+          "benchmarks against peers in the same run; with mpirun, the communication of finetuning too; with "
+          "--model.path or --model.config, the transformer at that model's sizes",
           run,
           CommandKind::tool,
           {{"json", "", "print as JSON"},

@@ -6,12 +6,14 @@
 #include <vector>
 
 #include "parallel/session.h"
+#include "wan/transformer.h"
 
 namespace surgery {
 
 /// What is measured, and how often.
 struct BenchOptions {
   int64_t tokens = 8192, heads = 2, head_dim = 128;  ///< of the attention benchmark
+  TransformerConfig transformer;                     ///< sizes of the transformer benchmark's
   int64_t batch = 1;                                 ///< of the transformer benchmark
   int64_t repetitions = 5;                           ///< of every candidate, interleaved
   std::filesystem::path folder;                      ///< for the files of the cache benchmark
@@ -47,8 +49,8 @@ std::vector<double> interleaved_best(const std::vector<std::function<void()>>& c
 /// Hybrid attention at each rate and the nested parts of all rates, forward, fp32, against LibTorch's flash
 /// attention over all tokens and this program's own full attention.
 BenchTable bench_attention(const BenchOptions& options);
-/// Randomly drawn transformer of the small teacher's size at its own clip (400 tokens), fp32. Its peer,
-/// diffusers, is timed the same way by tests/bench/transformer_bench.py.
+/// Randomly drawn transformer at the small teacher's clip (400 tokens), fp32. Its peer, diffusers, is timed
+/// the same way by tests/bench/transformer_bench.py.
 BenchTable bench_transformer(const BenchOptions& options);
 /// Exact selection on random tables.
 BenchTable bench_knapsack(const BenchOptions& options);

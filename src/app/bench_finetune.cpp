@@ -6,7 +6,7 @@
 #include "parallel/adamw.h"
 #include "parallel/gradient_buckets.h"
 #include "parallel/local_communicator.h"
-#include "wan/transformer.h"
+#include "recipe/pretrain_transformer.h"
 
 namespace surgery {
 namespace {
@@ -20,9 +20,7 @@ struct Training {
 
 /// Flow matching on random latents: what finetuning does in an iteration, without its data and files.
 Training train(Communicator& ranks) {
-  TransformerConfig config;
-  config.num_layers = 10, config.num_attention_heads = 8, config.attention_head_dim = 16;
-  config.ffn_dim = 384, config.text_dim = 64;
+  const TransformerConfig config = small_transformer_config();
   const RandomKey key{2024, 4};
   Transformer model = Transformer::random(config, key);
   model.set_requires_grad(true);
@@ -42,7 +40,7 @@ Training train(Communicator& ranks) {
     for (int64_t i = ranks.rank(); i < kBatch; i += ranks.size()) {
       const RandomKey sample = key.with(static_cast<uint64_t>(iteration)).with(static_cast<uint64_t>(i));
       const at::Tensor x = random_normal(sample.with("x"), {1, 16, 5, 16, 20}),
-                       text = random_normal(sample.with("text"), {1, 32, 64});
+                       text = random_normal(sample.with("text"), {1, 32, config.text_dim});
       buckets.expect_last_micro_step(i + ranks.size() >= kBatch);
       const at::Tensor loss = at::mse_loss(model.forward(x, at::full({1}, 500.0), text), x);
       loss_sum += loss.item<double>() / kBatch;

@@ -1,13 +1,10 @@
 #include "app/bench.h"
 #include "base/random.h"
-#include "wan/transformer.h"
 
 namespace surgery {
 
 BenchTable bench_transformer(const BenchOptions& options) {
-  TransformerConfig config;
-  config.num_layers = 10, config.num_attention_heads = 8, config.attention_head_dim = 16;
-  config.ffn_dim = 384, config.text_dim = 128;
+  const TransformerConfig& config = options.transformer;
   const RandomKey key{2024, 1};
   Transformer plain = Transformer::random(config, key), trained = Transformer::random(config, key);
   trained.set_requires_grad(true);
@@ -25,8 +22,10 @@ BenchTable bench_transformer(const BenchOptions& options) {
                         }},
                        options.repetitions);
   const char* peer = "against diffusers: tests/bench/transformer_bench.py";
-  return {fmt::format("transformer: 10 blocks, 8 heads of 16, 400 tokens, batch {}, fp32; fastest of {}",
-                      options.batch, options.repetitions),
+  return {fmt::format("transformer: {} blocks, {} heads of {}, ffn {}, text {}, 400 tokens, batch {}, fp32; "
+                      "fastest of {}",
+                      config.num_layers, config.num_attention_heads, config.attention_head_dim,
+                      config.ffn_dim, config.text_dim, options.batch, options.repetitions),
           {{.name = "forward", .seconds = best[0], .note = peer},
            {.name = "forward and backward", .seconds = best[1], .note = peer}}};
 }
