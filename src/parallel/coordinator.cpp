@@ -170,7 +170,8 @@ class Counter {
                                 to_text({{"kind", static_cast<int>(answer->kind)},
                                          {"unit", answer->unit},
                                          {"code", static_cast<int>(answer->code)},
-                                         {"message", answer->message}}));
+                                         {"message", answer->message},
+                                         {"left", answer->left}}));
         busy = true;
       }
       if (busy)
@@ -220,7 +221,8 @@ class Customer {
       if (const auto message = session_.channel().poll(tag_)) {
         const Json json = Json::parse(message->text);
         return {static_cast<Answer::Kind>(json.at("kind").get<int>()), json.at("unit").get<size_t>(),
-                static_cast<ExitCode>(json.at("code").get<int>()), json.at("message").get<std::string>()};
+                static_cast<ExitCode>(json.at("code").get<int>()), json.at("message").get<std::string>(),
+                json.at("left").get<std::vector<size_t>>()};
       }
       if (!told_to_stop_ && stop_ && stop_()) tell(false, {});  // a signal reaches a rank that waits, too
       backoff.pause();
@@ -292,8 +294,9 @@ Answer coordinate(Session& session, const std::vector<WorkUnit>& units,
 
 }  // namespace
 
-bool run_units(Session& session, const std::vector<WorkUnit>& units, const std::function<void(size_t)>& make,
-               const std::function<bool()>& stop, const CoordinatorOptions& options) {
+std::vector<size_t> run_units(Session& session, const std::vector<WorkUnit>& units,
+                              const std::function<void(size_t)>& make, const std::function<bool()>& stop,
+                              const CoordinatorOptions& options) {
   const int tag =
       session.next_channel_tag();  // a fast rank may ask for the next phase before this one has ended
   Answer verdict;
@@ -304,7 +307,7 @@ bool run_units(Session& session, const std::vector<WorkUnit>& units, const std::
     verdict = work([&](const Outcome& last) { return customer.ask(last); }, make);
   }
   if (verdict.kind == Answer::Kind::failed) throw AgreedError(verdict.code, verdict.message);
-  return verdict.kind == Answer::Kind::finished;
+  return verdict.left;
 }
 
 }  // namespace surgery

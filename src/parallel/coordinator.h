@@ -23,9 +23,10 @@ struct CoordinatorOptions {
 /// unit whose make throws is named and tried again, on another rank where there is one, at most `attempts`
 /// times; then no more are handed out, those in work are completed, and every rank throws an AgreedError with
 /// the last failure's exit code. `stop`, polled between units and while waiting, ends the phase early on
-/// every rank in the same way; returns false then, true when all units were made. An Error{requeue} from
-/// `make` is such a stop, not a failure.
-bool run_units(Session& session, const std::vector<WorkUnit>& units, const std::function<void(size_t)>& make,
-               const std::function<bool()>& stop = {}, const CoordinatorOptions& options = {});
+/// every rank in the same way. An Error{requeue} from `make` is such a stop, not a failure. Returns the units
+/// that were not made, ascending and the same on every rank: none unless the phase was stopped.
+std::vector<size_t> run_units(Session& session, const std::vector<WorkUnit>& units,
+                              const std::function<void(size_t)>& make, const std::function<bool()>& stop = {},
+                              const CoordinatorOptions& options = {});
 
 }  // namespace surgery

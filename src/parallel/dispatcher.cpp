@@ -49,6 +49,8 @@ std::optional<Dispatcher::Answer> Dispatcher::next(int rank) {
   }
   if (!stopping_) return std::nullopt;  // what waits is for another rank to try
   end.kind = Answer::Kind::stopped;
+  end.left = waiting_;
+  std::ranges::sort(end.left);
   return verdict_ = end;
 }
 
@@ -82,7 +84,7 @@ bool Dispatcher::failed(int rank, const std::string& where, size_t unit, ExitCod
 
 void Dispatcher::fail(ExitCode code, const std::string& message) {
   if (failure_) return;
-  failure_ = Answer{Answer::Kind::failed, 0, code, message};
+  failure_ = Answer{Answer::Kind::failed, 0, code, message, {}};
 }
 
 }  // namespace surgery

@@ -21,6 +21,7 @@ class Dispatcher {
     size_t unit = 0;                 ///< of `make`
     ExitCode code = ExitCode::done;  ///< of `failed`
     std::string message;             ///< of `failed`
+    std::vector<size_t> left = {};   ///< of `stopped`: the units that were not made, ascending
   };
 
   Dispatcher(const std::vector<WorkUnit>& units, int ranks, int attempts);

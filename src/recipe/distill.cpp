@@ -162,11 +162,13 @@ bool make_distillation(Recipe& recipe) {
     units.push_back({fmt::format("distillation of blocks {}-{}", group.front(), group.back()),
                      static_cast<double>(group.back() + 1 + 4 * static_cast<int64_t>(group.size()))});
   if (!units.empty()) recipe.teacher();
-  const bool complete = run_units(
+  const auto units_left = run_units(
       recipe.session, units, [&](size_t u) { distill_blocks(work, groups[u]); },
       [&] { return recipe.stop_requested(); });
-  timer.done(static_cast<int64_t>(missing.size()), blocks - static_cast<int64_t>(missing.size()));
-  return complete;
+  int64_t left = 0;  // blocks; what a unit that was stopped has learned is kept in them
+  for (const size_t u : units_left) left += std::ssize(groups[u]);
+  timer.done(std::ssize(missing) - left, blocks - std::ssize(missing), left);
+  return left == 0;
 }
 
 }  // namespace surgery

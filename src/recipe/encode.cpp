@@ -97,7 +97,7 @@ bool make_latents(Recipe& recipe) {
     missing.push_back(i);
     units.push_back({plans[i].path.filename().string(), static_cast<double>(plans[i].clips.size())});
   }
-  const bool complete = run_units(
+  const std::vector<size_t> left = run_units(
       recipe.session, units,
       [&](size_t u) {
         const EncodeResult result = encode_shard(
@@ -109,8 +109,9 @@ bool make_latents(Recipe& recipe) {
           fail(ExitCode::requeue, "{}: stopped as asked", plans[missing[u]].path.filename().string());
       },
       [&] { return recipe.stop_requested(); });
-  timer.done(static_cast<int64_t>(missing.size()), static_cast<int64_t>(plans.size() - missing.size()));
-  return complete;
+  timer.done(std::ssize(missing) - std::ssize(left), std::ssize(plans) - std::ssize(missing),
+             std::ssize(left));
+  return left.empty();
 }
 
 struct LatentSet::State {

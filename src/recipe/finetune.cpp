@@ -234,7 +234,7 @@ bool make_finetuning(Recipe& recipe) {
     if (milestone || stop || (f.save_every > 0 && at % f.save_every == 0))
       trainer.save(fingerprint, milestones);
     if (stop && at < f.iterations) {
-      timer.done(at - begin, begin);
+      timer.done(at - begin, begin, f.iterations - at);
       return false;
     }
   }

@@ -92,7 +92,7 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
   std::vector<WorkUnit> units;
   for (const int64_t i : missing) units.push_back({fmt::format("{} clip {}", variant, i), 1});
   std::optional<Transformer> model;
-  const bool complete = run_units(
+  const std::vector<size_t> left = run_units(
       recipe.session, units,
       [&](size_t u) {
         const int64_t i = missing[u];
@@ -109,8 +109,8 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
         if (videos) write_video(recipe, video_path(i), sample);
       },
       [&] { return recipe.stop_requested(); });
-  timer.done(static_cast<int64_t>(missing.size()), total - static_cast<int64_t>(missing.size()));
-  return complete;
+  timer.done(std::ssize(missing) - std::ssize(left), total - std::ssize(missing), std::ssize(left));
+  return left.empty();
 }
 
 }  // namespace

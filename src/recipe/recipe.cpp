@@ -224,24 +224,41 @@ void Recipe::make_folder(const std::filesystem::path& folder) const {
 StageTimer::StageTimer(const Recipe& recipe, std::string stage)
     : recipe_(recipe), stage_(std::move(stage)), start_(now_seconds()) {}
 
-void StageTimer::done(int64_t made, int64_t reused) {
+StageTimer::~StageTimer() {
+  if (told_ || recipe_.session.rank() != 0) return;
+  try {
+    recipe_.ledger(ledger_line("failed").dump());
+  } catch (const std::exception& error) {  // the failure that ends the stage is on its way already
+    log_warning("{}", error.what());
+  }
+}
+
+void StageTimer::done(int64_t made, int64_t reused, int64_t left) {
+  told_ = true;
   if (recipe_.session.rank() != 0) return;
   recipe_.keep_config();
-  const double seconds = now_seconds() - start_;
-  if (made == 0)
+  nlohmann::ordered_json line = ledger_line(left > 0 ? "stopped" : "done");
+  line["made"] = made;
+  line["reused"] = reused;
+  line["left"] = left;
+  recipe_.ledger(line.dump());
+  if (made == 0 && left == 0)
     log_info("{}: nothing to make, {} reused", stage_, reused);
   else
-    log_info("{}: {} made, {} reused, {:.1f} s", stage_, made, reused, seconds);
-  if (made == 0) return;
+    log_info("{}: {} made, {} reused, {:.1f} s{}", stage_, made, reused, line["seconds"].get<double>(),
+             left > 0 ? fmt::format("; stopped with {} left to make", left) : "");
+}
+
+nlohmann::ordered_json StageTimer::ledger_line(const std::string& outcome) const {
+  const double seconds = now_seconds() - start_;
   nlohmann::ordered_json line;
   line["stage"] = stage_;
   line["ranks"] = recipe_.session.size();
   line["device"] = recipe_.device.str();
   line["seconds"] = seconds;
   line["device_seconds"] = seconds * recipe_.session.size();
-  line["made"] = made;
-  line["reused"] = reused;
-  recipe_.ledger(line.dump());
+  line["outcome"] = outcome;
+  return line;
 }
 
 }  // namespace surgery

@@ -1,6 +1,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 
@@ -68,17 +69,27 @@ class Recipe {
   std::string hash_component(const std::vector<std::string>& folders);
 };
 
-/// Times a stage and appends {stage, ranks, seconds, device_seconds, made, reused} to the ledger when it
-/// ends.
+/// Times a stage. When it ends, however it ends, rank 0 appends one line to the ledger: {stage, ranks,
+/// device, seconds, device_seconds, outcome (done, stopped, failed), made, reused, left}, the last three of
+/// pieces of the whole job and absent where it failed. A stage that only looked and found everything is told
+/// as well: its seconds were lent too, and the device_seconds of all lines add up to what the run has cost.
 class StageTimer {
  public:
   StageTimer(const Recipe& recipe, std::string stage);
-  void done(int64_t made, int64_t reused);
+  /// Unwinding without `done` is a failure.
+  ~StageTimer();
+  StageTimer(const StageTimer&) = delete;
+  StageTimer& operator=(const StageTimer&) = delete;
+  /// `left`: pieces that a stop kept from being made; 0 = the stage is done.
+  void done(int64_t made, int64_t reused, int64_t left = 0);
 
  private:
+  nlohmann::ordered_json ledger_line(const std::string& outcome) const;
+
   const Recipe& recipe_;
   std::string stage_;
   double start_;
+  bool told_ = false;
 };
 
 /// Prompts by specification: a prompt-list file, or "shapes:SPLIT" (train, distill, evaluation).

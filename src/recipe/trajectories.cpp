@@ -81,15 +81,16 @@ bool make_trajectories(Recipe& recipe) {
       });
   std::vector<WorkUnit> units;
   for (const int64_t i : missing) units.push_back({fmt::format("trajectory {}", i), 1});
-  const bool complete = run_units(
+  const std::vector<size_t> left = run_units(
       recipe.session, units,
       [&](size_t u) {
         const int64_t i = missing[u];
         write_trajectory(recipe.run.trajectory(i), run_teacher(recipe, prompts[static_cast<size_t>(i)], i));
       },
       [&] { return recipe.stop_requested(); });
-  timer.done(static_cast<int64_t>(missing.size()), static_cast<int64_t>(prompts.size() - missing.size()));
-  return complete;
+  timer.done(std::ssize(missing) - std::ssize(left), std::ssize(prompts) - std::ssize(missing),
+             std::ssize(left));
+  return left.empty();
 }
 
 }  // namespace surgery

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <thread>
@@ -18,6 +19,12 @@ std::vector<WorkUnit> numbered(size_t count) {
   std::vector<WorkUnit> units;
   for (size_t i = 0; i < count; ++i) units.push_back({fmt::format("unit {}", i), 1});
   return units;
+}
+
+/// Whether all units were made.
+bool run_all(const std::vector<WorkUnit>& units, const std::function<void(size_t)>& make,
+             const std::function<bool()>& stop = {}) {
+  return run_units(session(), units, make, stop).empty();
 }
 
 /// How often each unit was made, over all ranks.
@@ -55,7 +62,7 @@ std::pair<ExitCode, std::string> agreed_failure(const std::function<void()>& cal
 TEST(Coordinator, EveryUnitIsMadeExactlyOnce) {
   for (const size_t count : {0, 1, 2, 3, 17, 100}) {
     Tally tally(count);
-    EXPECT_TRUE(run_units(session(), numbered(count), std::ref(tally)));
+    EXPECT_TRUE(run_all(numbered(count), std::ref(tally)));
     EXPECT_TRUE(at::equal(tally.total(), at::ones({static_cast<int64_t>(count)}, at::kLong))) << count;
   }
 }
@@ -65,7 +72,7 @@ TEST(Coordinator, LongestUnitsAreHandedOutFirst) {
   const std::vector<double> weights{1, 5, 3, 5, 9, 2};
   for (size_t i = 0; i < weights.size(); ++i) units[i].weight = weights[i];
   std::vector<size_t> mine;
-  EXPECT_TRUE(run_units(session(), units, [&](size_t unit) { mine.push_back(unit); }));
+  EXPECT_TRUE(run_all(units, [&](size_t unit) { mine.push_back(unit); }));
   // What one rank is given never gets heavier; alone it is the whole order, ties by position.
   for (size_t i = 1; i < mine.size(); ++i) EXPECT_GE(weights[mine[i - 1]], weights[mine[i]]);
   if (session().size() == 1) {
@@ -78,7 +85,7 @@ TEST(Coordinator, RanksShareTheWork) {
   const size_t ranks = static_cast<size_t>(session().size());
   auto communicator = session().duplicate();
   size_t mine = 0;
-  EXPECT_TRUE(run_units(session(), numbered(ranks), [&](size_t) {
+  EXPECT_TRUE(run_all(numbered(ranks), [&](size_t) {
     communicator->barrier();
     ++mine;
   }));
@@ -88,7 +95,7 @@ TEST(Coordinator, RanksShareTheWork) {
 TEST(Coordinator, AFailedUnitIsTriedOnAnotherRank) {
   Tally tally(5);
   at::Tensor failed_here = at::zeros({1}, at::kLong);
-  EXPECT_TRUE(run_units(session(), numbered(5), [&](size_t unit) {
+  EXPECT_TRUE(run_all(numbered(5), [&](size_t unit) {
     // Unit 2 fails once on whichever rank gets it; on a single rank there is no other.
     if (unit == 2 && failed_here.item<int64_t>() == 0) {
       failed_here[0] = 1;
@@ -148,7 +155,7 @@ TEST(Coordinator, TheLastFailureGivesTheExitCode) {
             ExitCode::io);
   // And the ranks are in step afterwards.
   Tally tally(7);
-  EXPECT_TRUE(run_units(session(), numbered(7), std::ref(tally)));
+  EXPECT_TRUE(run_all(numbered(7), std::ref(tally)));
   EXPECT_TRUE(at::equal(tally.total(), at::ones({7}, at::kLong)));
 }
 
@@ -156,7 +163,7 @@ TEST(Coordinator, AStopOnOneRankEndsThePhaseOnAll) {
   for (int who = 0; who < session().size(); ++who) {
     Tally tally(1000);
     bool stop = false;
-    const bool finished = run_units(
+    const std::vector<size_t> left = run_units(
         session(), numbered(1000),
         [&](size_t unit) {
           tally(unit);
@@ -164,8 +171,12 @@ TEST(Coordinator, AStopOnOneRankEndsThePhaseOnAll) {
           if (session().rank() == who) stop = true;
         },
         [&] { return stop; });
-    EXPECT_FALSE(finished);
+    EXPECT_FALSE(left.empty());
     const at::Tensor total = tally.total();
+    std::vector<size_t> not_made;
+    for (size_t unit = 0; unit < 1000; ++unit)
+      if (total[static_cast<int64_t>(unit)].item<int64_t>() == 0) not_made.push_back(unit);
+    EXPECT_EQ(left, not_made);
     EXPECT_LE(total.max().item<int64_t>(), 1);
     EXPECT_GE(total.sum().item<int64_t>(), 1);
     EXPECT_LT(total.sum().item<int64_t>(), 1000);
@@ -174,21 +185,22 @@ TEST(Coordinator, AStopOnOneRankEndsThePhaseOnAll) {
 
 TEST(Coordinator, AStopBeforeTheFirstUnitMakesNothing) {
   Tally tally(3);
-  EXPECT_FALSE(run_units(session(), numbered(3), std::ref(tally), [] { return true; }));
+  EXPECT_FALSE(run_all(numbered(3), std::ref(tally), [] { return true; }));
   EXPECT_EQ(tally.total().sum().item<int64_t>(), 0);
 }
 
 TEST(Coordinator, WorkThatIsDoneStaysDoneWhenAStopComesLate) {
   bool made = false;
-  EXPECT_TRUE(run_units(
-      session(), numbered(0), [&](size_t) { made = true; }, [] { return true; }));
+  EXPECT_TRUE(run_all(
+      numbered(0), [&](size_t) { made = true; }, [] { return true; }));
   EXPECT_FALSE(made);
 }
 
 TEST(Coordinator, AUnitThatStopsHalfWayIsNotAFailure) {
-  EXPECT_FALSE(run_units(session(), numbered(20), [&](size_t unit) {
+  const std::vector<size_t> left = run_units(session(), numbered(20), [&](size_t unit) {
     if (unit == 4) fail(ExitCode::requeue, "asked to stop");
-  }));
+  });
+  EXPECT_TRUE(std::ranges::binary_search(left, size_t{4}));
 }
 
 TEST(Coordinator, RanksThatSeeDifferentWorkAreRefused) {
@@ -207,7 +219,7 @@ TEST(Coordinator, RequestsAreAnsweredWhileRankZeroWorks) {
   at::Tensor made = at::zeros({1}, at::kLong);
   std::atomic<bool> rank_0_is_in = false;
   std::vector<WorkUnit> units = numbered(static_cast<size_t>(rest) + 1);
-  EXPECT_TRUE(run_units(session(), units, [&](size_t) {
+  EXPECT_TRUE(run_all(units, [&](size_t) {
     if (session().rank() == 0 && !rank_0_is_in.exchange(true)) {
       // Rank 0's first unit: the other ranks go on asking and being answered meanwhile.
       std::this_thread::sleep_for(std::chrono::milliseconds(50));

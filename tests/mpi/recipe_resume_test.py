@@ -3,6 +3,7 @@
 Runs the program as its user does (mpirun), on the shipped small teacher at a reduced size.
 """
 
+import json
 import os
 import pathlib
 import shutil
@@ -68,6 +69,10 @@ def test_killed_rank_loses_only_its_unit(undisturbed, tmp_path, pattern, after, 
     run(directory, ranks)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished trajectories were made again"
     assert hashes(directory, IDENTICAL) == hashes(undisturbed, IDENTICAL)
+
+
+def ledger(directory):
+    return [json.loads(line) for line in (directory / "ledger.jsonl").read_text().splitlines()]
 
 
 def states(directory, iteration):
@@ -156,6 +161,7 @@ def test_other_settings_are_refused_not_overwritten(undisturbed):
                             capture_output=True, text=True, timeout=600)
     assert result.returncode == 64
     assert "was made with other settings" in result.stderr
+    assert ledger(undisturbed)[-1]["outcome"] == "failed", "the time of a stage that failed was lent, too"
     assert hashes(undisturbed, IDENTICAL) == before
 
 
@@ -183,5 +189,16 @@ def test_stop_signal_commits_and_continues(undisturbed, tmp_path):
     assert not (directory / "report.html").exists()
     # mpirun passes the ranks' own code on: 75 asks for a requeue.
     assert process.returncode == 75
+    made = len(list(directory.glob("cache/trajectory-*.h5")))
+    assert f"trajectories: {made} made, 0 reused" in output and f"stopped with {7 - made} left to make" in output
+    line, = ledger(directory)
+    assert (line["stage"], line["outcome"], line["made"], line["left"]) == ("trajectories", "stopped", made, 7 - made)
     run(directory, 2)
+    lines = ledger(directory)
+    assert (lines[1]["outcome"], lines[1]["made"], lines[1]["reused"], lines[1]["left"]) == ("done", 7 - made, made, 0)
+    assert all(abs(line["device_seconds"] - 2 * line["seconds"]) < 1e-9 for line in lines)
+    # What only looks takes time as well, and is told.
+    run(directory, 2, stage="cache")
+    line = ledger(directory)[-1]
+    assert (line["made"], line["reused"]) == (0, 7) and line["device_seconds"] > 0
     assert hashes(directory, IDENTICAL) == hashes(undisturbed, IDENTICAL)

@@ -75,8 +75,10 @@ TEST(Dispatcher, AStopWaitsForWorkInHandAndIsTheSameForAll) {
   dispatcher.made(0);
   EXPECT_FALSE(dispatcher.next(0));
   dispatcher.made(1);
-  EXPECT_EQ(dispatcher.next(0)->kind, Kind::stopped);
-  EXPECT_EQ(dispatcher.next(1)->kind, Kind::stopped);
+  for (int rank : {0, 1}) {
+    EXPECT_EQ(dispatcher.next(rank)->kind, Kind::stopped);
+    EXPECT_EQ(dispatcher.next(rank)->left, std::vector<size_t>{2});
+  }
 }
 
 TEST(Dispatcher, NobodyLeavesBeforeAllRanksHaveCome) {
