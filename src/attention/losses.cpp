@@ -35,7 +35,8 @@ struct KernelSquares : torch::autograd::Function<KernelSquares> {
     for (int64_t begin = 0; begin < k.size(2); begin += tile) {
       const int64_t length = std::min(tile, k.size(2) - begin);
       const at::Tensor features = b.narrow(2, begin, length);
-      const at::Tensor logits = at::matmul(q, k.narrow(2, begin, length).transpose(2, 3)).to(type) * scale;
+      const at::Tensor logits =
+          at::matmul(q.to(type), k.narrow(2, begin, length).to(type).transpose(2, 3)) * scale;
       const at::Tensor difference = at::matmul(a, features.transpose(2, 3)).to(type) - at::exp(logits - c);
       total += at::square(difference).sum(at::kDouble);
       if (gradient) {

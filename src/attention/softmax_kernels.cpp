@@ -11,15 +11,17 @@
 namespace surgery {
 namespace {
 
-/// Row maxima over keys in tiles: never more than `tile` logits a row in memory.
-void row_maxima(const at::Tensor& q, const at::Tensor& k, SoftmaxForward& result, bool with_index) {
+/// Row maxima over keys in tiles: never more than `tile` logits a row in memory. Multiplied in fp32 (or fp64)
+/// as the kernels do: rounded to bf16, a logit of 20 would be off by 0.06, and c_i with it.
+void row_maxima(const at::Tensor& any_q, const at::Tensor& k, SoftmaxForward& result, bool with_index) {
+  const at::ScalarType type = result.lse.scalar_type();
+  const at::Tensor q = any_q.to(type);
   const int64_t keys = k.size(2), rows = q.numel() / q.size(3);
   const int64_t tile = std::clamp<int64_t>((int64_t{64} << 20) / rows, 16, 1024);
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
   for (int64_t begin = 0; begin < keys; begin += tile) {
     const int64_t length = std::min(tile, keys - begin);
-    const at::Tensor logits =
-        at::matmul(q, k.narrow(2, begin, length).transpose(2, 3)).to(result.lse.scalar_type());
+    const at::Tensor logits = at::matmul(q, k.narrow(2, begin, length).to(type).transpose(2, 3));
     auto [value, index] = logits.max(3);
     value = value * scale;
     if (with_index) index = index + begin;

@@ -17,9 +17,8 @@ int64_t key_tile(const at::Tensor& q) {
 /// Scaled logits of keys [begin, begin + length) in the accumulation type, [B,H,N,length].
 at::Tensor logits_of(const at::Tensor& q, const at::Tensor& k, int64_t begin, int64_t length) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
-  return at::matmul(q, k.narrow(2, begin, length).transpose(2, 3))
-      .to(at::toOpMathType(q.scalar_type()))
-      .mul_(scale);
+  const at::ScalarType type = at::toOpMathType(q.scalar_type());
+  return at::matmul(q.to(type), k.narrow(2, begin, length).to(type).transpose(2, 3)).mul_(scale);
 }
 
 }  // namespace

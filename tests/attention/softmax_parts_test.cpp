@@ -97,6 +97,20 @@ TEST(SoftmaxPart, TakesHalfWidthInputs) {
   }
 }
 
+TEST(SoftmaxPart, RowMaximaOfHalfWidthInputsAreExact) {
+  Inputs in = random_inputs(1, 2, 40, 60, 128, 1);
+  for (at::Tensor* x : {&in.q, &in.k, &in.v}) *x = (*x * 2.5).to(at::kBFloat16).to(at::kFloat);
+  const SoftmaxForward wanted = by_definition(in);
+  ASSERT_GT(wanted.max.abs().max().item<double>(), 10) << "small logits would show nothing";
+  for (const auto& [name, way] : every_way(128)) {
+    SCOPED_TRACE(name);
+    const SoftmaxForward got = way(in.q.to(at::kBFloat16), in.k.to(at::kBFloat16), in.v.to(at::kBFloat16),
+                                   RowMaximum::value_and_index);
+    EXPECT_LT(largest_difference(got.max, wanted.max), 1e-4);
+    EXPECT_LT(largest_difference(got.lse, wanted.lse), 1e-4);
+  }
+}
+
 TEST(SoftmaxPart, BackwardWaysAgreeForForeignOutputAndNormalizer) {
   const Inputs in = random_inputs(2, 2, 60, 75, 16, 1);
   const at::Tensor q = in.q.to(at::kDouble), k = in.k.to(at::kDouble), v = in.v.to(at::kDouble);
