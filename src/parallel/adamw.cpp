@@ -24,6 +24,12 @@ AdamW::AdamW(Named parameters, AdamWOptions options) : options_(options) {
   }
 }
 
+void AdamW::set_masters(const std::map<std::string, at::Tensor>& exact) {
+  const at::NoGradGuard no_gradient;
+  for (const Slot& slot : slots_)
+    if (slot.has_master()) slot.master.copy_(exact.at(slot.name));
+}
+
 void AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate) {
   EXPECT(gradients.size() == slots_.size());
   const at::NoGradGuard no_gradient;

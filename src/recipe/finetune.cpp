@@ -59,6 +59,7 @@ class Trainer {
         order_(recipe.key("finetune-order"), data.size()),
         negative_(recipe.embed("")) {
     student_.max_gradient = f_.max_gradient == "constant" ? MaxGradient::constant : MaxGradient::through;
+    const TensorMap exact = student_.parameters();
     student_.to(recipe.device, f_.precision == "bf16" ? at::kBFloat16 : at::kFloat);
     student_.set_requires_grad(true);
     std::map<const void*, std::string> names;
@@ -72,6 +73,7 @@ class Trainer {
                                                                    .beta1 = f_.beta1,
                                                                    .beta2 = f_.beta2,
                                                                    .weight_decay = f_.weight_decay});
+    optimizer_->set_masters(exact);
     communicator_ = recipe.session.duplicate();
     buckets_ = std::make_unique<GradientBuckets>(*communicator_, groups);
   }
