@@ -24,7 +24,7 @@ struct RateState {
 struct BlockState {
   int64_t block = 0;
   std::string fingerprint;
-  int64_t cursor = 0;                 ///< trajectories eaten, over all epochs
+  int64_t cursor = 0;                 ///< groups of timesteps eaten, over all trajectories and epochs
   bool done = false;                  ///< held-out errors are in
   std::vector<double> teacher_scale;  ///< mean |y| of every held-out sample: what an error is relative to
   std::vector<RateState> rates;

@@ -22,6 +22,7 @@ struct RunSection {
   int64_t threads = 0;          ///< per rank; 0 = cores / local ranks
   std::string resume = "auto";  ///< auto, must, never
   double memory_limit_gib = 0;  ///< per rank; 0 = what the machine has
+  double stall_minutes = 0;     ///< without progress of a rank, after which the job is aborted; 0 = never
 };
 
 struct TrajectorySection {
@@ -51,8 +52,7 @@ struct DistillSection {
   int64_t updates_per_group = 4;  ///< U
   int64_t epochs = 1;             ///< passes over the training prompts
   int64_t held_out_timesteps = 5;
-  int64_t blocks_per_unit =
-      0;  ///< 0 = chosen from blocks and ranks... fixed by config so that files do not depend on ranks
+  int64_t blocks_per_unit = 0;  ///< blocks that one rank distils at once; 0 = blocks / ranks
   int64_t commit_every = 4;     ///< trajectories between commits of a block's state
   int64_t attention_rows = 64;  ///< sampled rows of the attention loss
 };

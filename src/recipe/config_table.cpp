@@ -75,6 +75,11 @@ void add_model_and_run(std::vector<ConfigOption>& table) {
       .add("resume", &RunSection::resume, "", "what to do with artifacts that exist")
       .one_of({"auto", "must", "never"})
       .add("memory_limit_gib", &RunSection::memory_limit_gib, "GiB", "of one rank; 0 = what the machine has")
+      .range(0)
+      .add("stall_minutes", &RunSection::stall_minutes, "minutes",
+           "without progress of a rank, after which the whole job is aborted (70), each rank telling what it "
+           "did; "
+           "more than the longest unit of work takes; 0 = never")
       .range(0);
 }
 

@@ -40,7 +40,14 @@ struct Work {
     return read_trajectory(recipe.run.trajectory(index));
   }
   bool both_branches() const { return recipe.config.trajectories.guidance > 1; }
-  int64_t training() const { return recipe.config.trajectories.count * recipe.config.distill.epochs; }
+  /// Groups of one trajectory, and of all training.
+  int64_t groups() const {
+    return static_cast<int64_t>(
+        step_groups(recipe.config.trajectories.steps, recipe.config.distill.group_timesteps).size());
+  }
+  int64_t training() const {
+    return recipe.config.trajectories.count * recipe.config.distill.epochs * groups();
+  }
 };
 
 BlockState load_or_start(const Work& work, int64_t block) {
@@ -57,7 +64,7 @@ BlockState load_or_start(const Work& work, int64_t block) {
   return state;
 }
 
-// Feeds one group of blocks: training trajectories from each block's cursor on, then the held-out ones.
+// Feeds one unit's blocks: groups of training timesteps from each block's cursor on, then the held-out ones.
 void distill_blocks(const Work& work, const std::vector<int64_t>& blocks) {
   Recipe& recipe = work.recipe;
   const int64_t text_length = recipe.text_length();
@@ -69,33 +76,35 @@ void distill_blocks(const Work& work, const std::vector<int64_t>& blocks) {
   int64_t begin = work.training();
   for (const auto& [b, state] : states) begin = std::min(begin, state.cursor);
   const RandomKey key = recipe.key("distill-rows");
+  const std::string name = fmt::format("distillation of blocks {}-{}", blocks.front(), blocks.back());
+  const auto steps = step_groups(recipe.config.trajectories.steps, recipe.config.distill.group_timesteps);
+  const int64_t groups = work.groups();
+  std::optional<Trajectory> trajectory;
   for (int64_t at = begin; at < work.training(); ++at) {
-    const Trajectory trajectory = work.trajectory(at % recipe.config.trajectories.count);
+    if (!trajectory || at % groups == 0)
+      trajectory = work.trajectory(at / groups % recipe.config.trajectories.count);
     std::vector<int64_t> active;
     for (const auto& [b, state] : states)
       if (state.cursor == at) active.push_back(b);
-    for (const auto& steps :
-         step_groups(trajectory.timesteps.size(0), recipe.config.distill.group_timesteps)) {
-      auto samples =
-          capture(recipe.teacher(), trajectory, steps, active, work.plan, text_length, work.both_branches());
-      for (const int64_t b : active) {
-        update_block(states.at(b), samples.at(b), work.plan, key.with(static_cast<uint64_t>(b)));
-        samples.erase(b);
-      }
+    auto samples = capture(recipe.teacher(), *trajectory, steps[static_cast<size_t>(at % groups)], active,
+                           work.plan, text_length, work.both_branches());
+    for (const int64_t b : active) {
+      update_block(states.at(b), samples.at(b), work.plan, key.with(static_cast<uint64_t>(b)));
+      samples.erase(b);
+      states.at(b).cursor = at + 1;
     }
-    for (const int64_t b : active) states.at(b).cursor = at + 1;
     const bool stop = recipe.stop_requested();
-    if (stop || (at + 1) % recipe.config.distill.commit_every == 0) commit();
-    if (stop)
-      fail(ExitCode::requeue, "distillation of blocks {}-{}: stopped as asked", blocks.front(),
-           blocks.back());
+    if (stop || at + 1 == work.training() || (at + 1) % (recipe.config.distill.commit_every * groups) == 0)
+      commit();
+    if (stop) recipe.check_stop(name);
   }
   for (int64_t h = 0; h < recipe.config.trajectories.held_out; ++h) {
-    const Trajectory trajectory = work.trajectory(recipe.config.trajectories.count + h);
+    const Trajectory held_out = work.trajectory(recipe.config.trajectories.count + h);
     for (const int64_t step :
-         held_out_steps(trajectory.timesteps.size(0), recipe.config.distill.held_out_timesteps)) {
+         held_out_steps(held_out.timesteps.size(0), recipe.config.distill.held_out_timesteps)) {
+      recipe.check_stop(name);
       auto samples =
-          capture(recipe.teacher(), trajectory, {step}, blocks, work.plan, text_length, work.both_branches());
+          capture(recipe.teacher(), held_out, {step}, blocks, work.plan, text_length, work.both_branches());
       for (auto& [b, state] : states) measure_block(state, samples.at(b), work.plan);
     }
   }
@@ -118,7 +127,7 @@ DistillPlan recipe_distill_plan(Recipe& recipe) {
 std::string distill_fingerprint(Recipe& recipe) {
   const DistillSection& d = recipe.config.distill;
   std::vector<std::string> parts{
-      "distill-1",
+      "distill-2",
       fmt::format("{} {} {} {} {} {} {} {}", d.rates, d.phi_degree, d.phi_layers, d.phi_output_activation,
                   d.phi_last_bias, d.stabilizer, d.loss, d.linear_branch),
       fmt::format("{} {} {} {} {} {} {} {} {}", d.learning_rate, d.schedule, d.weight_decay,

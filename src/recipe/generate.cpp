@@ -47,7 +47,8 @@ Sample generate_sample(Recipe& recipe, const Transformer& model, const Prompt& p
   const at::Tensor latents =
       generate_latents(model, pad_text(recipe.embed(prompt.text), recipe.text_length()).to(recipe.device),
                        pad_text(recipe.embed(g.negative_prompt), recipe.text_length()).to(recipe.device),
-                       options, random_normal(key.with("initial"), shape).to(recipe.device), noise, {});
+                       options, random_normal(key.with("initial"), shape).to(recipe.device), noise,
+                       [&](const SamplingStep&) { recipe.check_stop(fmt::format("clip {}", index)); });
   Sample sample;
   sample.name = prompt.name;
   sample.prompt = prompt.text;

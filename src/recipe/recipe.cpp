@@ -91,6 +91,7 @@ Recipe::Recipe(Session& session_, Config config_, std::string config_text)
     if (!std::filesystem::exists(run.config())) keep_config();
   }
   session.world().barrier();
+  if (config.run.stall_minutes > 0) watchdog_ = std::make_unique<Watchdog>(session);
 }
 
 std::filesystem::path Recipe::model_folder(const std::string& component) const {
@@ -196,7 +197,12 @@ std::vector<int64_t> Recipe::latent_shape(int64_t frames, int64_t height, int64_
 }
 
 bool Recipe::stop_requested() const {
+  if (watchdog_) watchdog_->beat();
   return surgery::stop_requested();
+}
+
+void Recipe::check_stop(std::string_view what) const {
+  if (stop_requested()) fail(ExitCode::requeue, "{}: stopped as asked", what);
 }
 
 void Recipe::keep_config() const {
@@ -222,9 +228,12 @@ void Recipe::make_folder(const std::filesystem::path& folder) const {
 }
 
 StageTimer::StageTimer(const Recipe& recipe, std::string stage)
-    : recipe_(recipe), stage_(std::move(stage)), start_(now_seconds()) {}
+    : recipe_(recipe), stage_(std::move(stage)), start_(now_seconds()) {
+  if (recipe_.watchdog_) recipe_.watchdog_->enter(stage_, 60 * recipe_.config.run.stall_minutes);
+}
 
 StageTimer::~StageTimer() {
+  if (recipe_.watchdog_) recipe_.watchdog_->leave();
   if (told_ || recipe_.session.rank() != 0) return;
   try {
     recipe_.ledger(ledger_line("failed").dump());

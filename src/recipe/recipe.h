@@ -8,6 +8,7 @@
 #include "base/tensor.h"
 #include "data/prompts.h"
 #include "parallel/session.h"
+#include "parallel/watchdog.h"
 #include "recipe/config.h"
 #include "recipe/run_directory.h"
 #include "wan/text_encoder.h"
@@ -45,7 +46,10 @@ class Recipe {
   /// Latent shape [1, 16, T, H/8, W/8] of a clip; Error{usage} when the size does not fit VAE and patches.
   std::vector<int64_t> latent_shape(int64_t frames, int64_t height, int64_t width) const;
 
+  /// Whether this process was asked to stop; tells the watchdog that the rank is alive.
   bool stop_requested() const;
+  /// Gives the unit of work in hand up when a stop was asked for: Error{requeue} naming `what`.
+  void check_stop(std::string_view what) const;
   RandomKey key(std::string_view purpose) const { return RandomKey{config.run.seed, 0}.with(purpose); }
 
   /// One line of metrics.jsonl, of ledger.jsonl (rank 0 writes; others are ignored). Error{io}.
@@ -57,7 +61,9 @@ class Recipe {
   void make_folder(const std::filesystem::path& folder) const;
 
  private:
+  friend class StageTimer;
   std::string text_config_;
+  std::unique_ptr<Watchdog> watchdog_;  ///< none without run.stall_minutes
   std::optional<Transformer> teacher_;
   std::optional<TransformerConfig> teacher_config_;
   std::optional<Vae> vae_;

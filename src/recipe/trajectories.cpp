@@ -44,6 +44,7 @@ Trajectory run_teacher(Recipe& recipe, const Prompt& prompt, int64_t index) {
   std::vector<at::Tensor> latents;
   std::vector<double> timesteps;
   const auto observe = [&](const SamplingStep& step) {
+    recipe.check_stop(fmt::format("trajectory {}", index));
     latents.push_back(step.latents[0].to(at::kCPU).to(at::kBFloat16));
     timesteps.push_back(step.timestep);
   };
