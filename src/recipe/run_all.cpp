@@ -1,4 +1,6 @@
+#include "base/errors.h"
 #include "data/manifest.h"
+#include "data/video.h"
 #include "recipe/recipe.h"
 
 namespace surgery {
@@ -10,8 +12,13 @@ void check_inputs(Recipe& recipe) {
   if (recipe.session.rank() == 0) {
     check_selection(recipe);
     recipe_prompts(config.generate.prompts, config.generate.count, "generate.prompts");
-    if (config.data.shards.empty() && !config.data.videos.starts_with("shapes:"))
-      read_manifest(config.data.videos);
+    const bool encodes = config.data.shards.empty();
+    if (encodes && !video_supported() && !std::filesystem::exists(recipe.run.data() / "latents"))
+      fail_usage(
+          "data.videos = {}: this build reads and writes no video (SURGERY_VIDEO is off): give data.shards "
+          "of another build, or configure with -DSURGERY_VIDEO=ON",
+          config.data.videos);
+    if (encodes && !config.data.videos.starts_with("shapes:")) read_manifest(config.data.videos);
   }
   recipe.session.world().barrier();
 }
