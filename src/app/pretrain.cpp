@@ -30,7 +30,10 @@ ExitCode run(Context& context) {
   settings.latent_clips = std::min(settings.latent_clips, transformer.clips);
   transformer.evaluate_clips = std::min(transformer.evaluate_clips, settings.score_clips);
   const std::string& wanted = context.config.model.device;
-  const bool gpu = wanted == "cuda" || (wanted == "auto" && torch::cuda::is_available());
+  const bool gpu = wanted != "cpu" && torch::cuda::is_available();
+  if (wanted == "cuda" && !gpu)
+    fail_usage(
+        "model.device: cuda asked for, but LibTorch finds no CUDA device: use cpu, or a build with CUDA");
   const at::Device device(gpu ? at::kCUDA : at::kCPU);
   settings.vae.device = device;
   const int64_t threads = context.config.run.threads > 0 ? context.config.run.threads : at::get_num_threads();
