@@ -1,5 +1,6 @@
 // The commands that make a run: the whole recipe, or one stage the same way.
 #include "app/command.h"
+#include "base/errors.h"
 #include "base/log.h"
 #include "base/signals.h"
 #include "recipe/recipe.h"
@@ -64,7 +65,16 @@ Command evaluate_command() {
   return stage_command("evaluate", "scores against the teacher", make_evaluation);
 }
 Command report_command() {
-  return stage_command("report", "the run's report.html", make_report);
+  Command command = stage_command(
+      "report", "the run's report.html, of what is there if the run is not finished", make_report);
+  const auto of_run = command.run;
+  command.run = [of_run](Context& context) {
+    const std::string& folder = context.config.run.directory;
+    if (!std::filesystem::is_directory(folder))
+      fail_io("{}: no such run (there is nothing to report on): check run.directory", folder);
+    return of_run(context);
+  };
+  return command;
 }
 
 Command encode_command() {

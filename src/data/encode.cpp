@@ -79,7 +79,7 @@ LatentSample encode_one(const EncodeClip& clip, const Vae& vae, const EmbedPromp
 void write_rejects(const ShardPlan& plan, const std::vector<RejectedRecord>& rejected) {
   if (rejected.empty()) {
     std::error_code ignored;
-    std::filesystem::remove(plan.rejects(), ignored);  // of an earlier attempt
+    std::filesystem::remove(shard_rejects(plan.path), ignored);  // of an earlier attempt
     return;
   }
   std::string lines;
@@ -88,7 +88,7 @@ void write_rejects(const ShardPlan& plan, const std::vector<RejectedRecord>& rej
     std::replace(reason.begin(), reason.end(), '\n', ' ');
     lines += record.where + "\t" + reason + "\n";
   }
-  write_file(plan.rejects(), lines);
+  write_file(shard_rejects(plan.path), lines);
 }
 
 }  // namespace
@@ -118,11 +118,6 @@ std::vector<EncodeClip> encode_clips(const Manifest& manifest, const ClipSpec& b
   for (const ManifestRecord& record : manifest.records)
     clips.push_back(encode_clip(record.path, record.id, record.caption(key), record.clip_spec(base)));
   return clips;
-}
-
-std::filesystem::path ShardPlan::rejects() const {
-  std::filesystem::path file = path;
-  return file.replace_extension(".rejects.txt");
 }
 
 std::vector<ShardPlan> plan_shards(const std::vector<EncodeClip>& clips, const LatentSpace& space,

@@ -42,7 +42,6 @@ struct ShardPlan {
   std::filesystem::path path;
   ShardHeader header;
   std::vector<EncodeClip> clips;
-  std::filesystem::path rejects() const;  ///< NAME-00000-of-00012.rejects.txt: `id<TAB>reason` lines
 };
 
 /// Cuts the clips, grouped by shape and in their order, into shards. The same input gives the same plan.

@@ -321,6 +321,10 @@ std::string shard_name(const std::string& name, int64_t index, int64_t count) {
   return fmt::format("{}-{:05d}-of-{:05d}.h5", name, index, count);
 }
 
+std::filesystem::path shard_rejects(std::filesystem::path shard) {
+  return shard.replace_extension(".rejects.txt");
+}
+
 std::vector<std::filesystem::path> list_shards(const std::filesystem::path& folder) {
   std::error_code code;
   if (!std::filesystem::is_directory(folder, code))

@@ -77,6 +77,10 @@ class LatentShard {
 /// NAME-00003-of-00086.h5
 std::string shard_name(const std::string& name, int64_t index, int64_t count);
 
+/// Beside a shard, the clips that were left out of it, one `id<TAB>reason` a line:
+/// NAME-00003-of-00086.rejects.txt
+std::filesystem::path shard_rejects(std::filesystem::path shard);
+
 /// All complete shards of a folder, sorted by name. Error{io} when there is no folder, Error{data} when it
 /// holds none.
 std::vector<std::filesystem::path> list_shards(const std::filesystem::path& folder);

@@ -105,4 +105,8 @@ BlockState read_block(const std::filesystem::path& path) {
   return state;
 }
 
+bool block_is_done(const std::filesystem::path& path) {
+  return Hdf5Reader(path, kFormat, kVersion, Hdf5Reader::Verify::header).attribute_int("done") != 0;
+}
+
 }  // namespace surgery

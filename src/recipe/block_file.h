@@ -37,5 +37,7 @@ at::Tensor flatten(const FeatureMap& phi_q, const FeatureMap& phi_k);
 
 void write_block(const std::filesystem::path& path, const BlockState& state);
 BlockState read_block(const std::filesystem::path& path);
+/// Of a block's file, from its header alone; Error{data}, Error{io}.
+bool block_is_done(const std::filesystem::path& path);
 
 }  // namespace surgery

@@ -41,7 +41,7 @@ std::filesystem::path listing(Recipe& recipe) {
 }
 
 std::filesystem::path shard_folder(const Recipe& recipe) {
-  return recipe.config.data.shards.empty() ? recipe.run.data() / "latents"
+  return recipe.config.data.shards.empty() ? recipe.run.latents()
                                            : std::filesystem::path(recipe.config.data.shards);
 }
 

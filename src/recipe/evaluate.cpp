@@ -37,7 +37,7 @@ void score_clip(Recipe& recipe, const std::vector<std::string>& variants, int64_
   at::Tensor teacher_latents, teacher_video;
   for (size_t v = 0; v < variants.size(); ++v) {
     const at::Tensor row = rows[static_cast<int64_t>(v)];
-    const at::Tensor latents = read_sample(sample_path(recipe, variants[v], clip)).latents;
+    const at::Tensor latents = read_sample(sample_path(recipe.run, variants[v], clip)).latents;
     const at::Tensor video = decode(recipe, latents);
     if (v == 0) {
       teacher_latents = latents;
@@ -168,7 +168,7 @@ bool make_evaluation(Recipe& recipe) {
     std::vector<std::string> parts{"evaluation-1", shapes ? "shapes" : ""};
     for (const std::string& variant : variants)
       for (int64_t i = 0; i < clips; ++i) {
-        const auto path = sample_path(recipe, variant, i);
+        const auto path = sample_path(recipe.run, variant, i);
         if (!std::filesystem::exists(path)) fail_io("{}: no such clip: run 'generate' first", path.string());
         parts.push_back(variant + read_sample(path).fingerprint);
       }

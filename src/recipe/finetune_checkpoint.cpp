@@ -53,9 +53,15 @@ std::optional<int64_t> newest_finetune(const std::filesystem::path& root, const 
       set_aside(checkpoint_folder(root, step), error.what());
     }
   }
+  return resumable_step(whole, milestones);
+}
+
+std::optional<int64_t> resumable_step(const std::vector<int64_t>& whole,
+                                      const std::vector<int64_t>& milestones) {
   const auto missing = std::ranges::find_if(
       milestones, [&](int64_t milestone) { return !std::ranges::binary_search(whole, milestone); });
-  const auto end = missing == milestones.end() ? whole.end() : std::ranges::upper_bound(whole, *missing);
+  const int64_t last = missing == milestones.end() ? milestones.back() : *missing;
+  const auto end = std::ranges::upper_bound(whole, last);
   if (end == whole.begin()) return std::nullopt;
   return *(end - 1);
 }

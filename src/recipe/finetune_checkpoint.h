@@ -22,6 +22,9 @@ void save_finetune(const std::filesystem::path& root, const AdamW& optimizer, co
 /// Error{usage} when one belongs to another configuration.
 std::optional<int64_t> newest_finetune(const std::filesystem::path& root, const std::string& fingerprint,
                                        const std::vector<int64_t>& milestones);
+/// The same of (ascending) steps whose checkpoints are whole.
+std::optional<int64_t> resumable_step(const std::vector<int64_t>& whole,
+                                      const std::vector<int64_t>& milestones);
 /// Takes parameters and optimizer state back, exactly. Error{data}.
 void load_finetune(const std::filesystem::path& root, int64_t iteration, AdamW& optimizer,
                    const AdamW::Named& parameters);

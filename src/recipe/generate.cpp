@@ -71,13 +71,13 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
   const auto prompts = recipe_prompts(g.prompts, g.count, "generate.prompts");
   const int64_t total = static_cast<int64_t>(prompts.size()) * g.samples;
   recipe.make_folder(recipe.run.samples(variant));
-  recipe.make_folder(video_folder(recipe, variant));
+  recipe.make_folder(video_folder(recipe.config, variant));
   const auto prompt_of = [&](int64_t i) -> const Prompt& {
     return prompts[static_cast<size_t>(i / g.samples)];
   };
   const auto names = video_names(prompts, g.samples);
   const auto video_path = [&](int64_t i) {
-    return video_folder(recipe, variant) / names[static_cast<size_t>(i)];
+    return video_folder(recipe.config, variant) / names[static_cast<size_t>(i)];
   };
   std::vector<std::string> fingerprints;
   for (int64_t i = 0; i < total; ++i)
@@ -86,7 +86,7 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
   if (!videos) log_info("generate: built without the video back-end: latents only, no mp4");
   const std::vector<int64_t> missing = missing_units(recipe, total, [&](int64_t i) {
     const ArtifactState state =
-        check_artifact(recipe.run, sample_path(recipe, variant, i), fingerprints[static_cast<size_t>(i)],
+        check_artifact(recipe.run, sample_path(recipe.run, variant, i), fingerprints[static_cast<size_t>(i)],
                        [](const auto& path) { return read_sample(path).fingerprint; });
     return videos && !std::filesystem::exists(video_path(i)) ? ArtifactState::missing : state;
   });
@@ -97,7 +97,7 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
       recipe.session, units,
       [&](size_t u) {
         const int64_t i = missing[u];
-        const auto path = sample_path(recipe, variant, i);
+        const auto path = sample_path(recipe.run, variant, i);
         Sample sample;
         if (std::filesystem::exists(path)) {
           sample = read_sample(path);  // only its mp4 is missing

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <regex>
 
 #include "base/errors.h"
 #include "recipe/plan_stages.h"
@@ -56,14 +55,6 @@ void refuse_what_exceeds(Plan& plan) {
         fmt::format("the run needs {:.1f} GiB on disk, {:.1f} GiB are free; the largest term: {}, {:.1f} GiB",
                     need / GiB, have / GiB, term.name, term.bytes / GiB));
   }
-}
-
-int64_t count_matching(const std::filesystem::path& folder, const std::regex& pattern) {
-  std::error_code ignored;  // a folder that is not there holds nothing
-  int64_t count = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored))
-    count += std::regex_match(entry.path().filename().string(), pattern) ? 1 : 0;
-  return count;
 }
 
 }  // namespace
@@ -141,8 +132,10 @@ Plan make_plan(const Config& config, const ModelSizes& model, const PlanMachine&
   plan.machine = machine;
   plan.model = model;
   const StagePlanner planner(config, model, machine.ranks, plan.notes);
-  plan.stages = {planner.trajectories(), planner.distill(), planner.encode(),
-                 planner.finetune(),     planner.model(),   planner.generate()};
+  plan.stages = {planner.trajectories(), planner.distill(),  planner.file("tables"),
+                 planner.file("select"), planner.encode(),   planner.finetune(),
+                 planner.model(),        planner.generate(), planner.evaluate(),
+                 planner.file("report")};
   for (PlanStage& stage : plan.stages) add_time(stage, machine);
   const int64_t units = plan.stages[1].parallel;
   if (machine.ranks > units)
@@ -156,31 +149,11 @@ Plan make_plan(const Config& config, const ModelSizes& model, const PlanMachine&
 }
 
 void count_existing(Plan& plan, const Config& config) {
-  const std::filesystem::path run = config.run.directory;
-  const auto count = [&](const char* folder, const char* pattern) {
-    return count_matching(run / folder, std::regex(pattern));
-  };
-  for (PlanStage& stage : plan.stages) {
-    if (stage.name == "trajectories") stage.exists = count("cache", R"(trajectory-\d+\.h5)");
-    if (stage.name == "distill") stage.exists = count("distill", R"(block-\d+\.h5)");
-    if (stage.name == "model")
-      stage.exists = std::filesystem::exists(run / "model/transformer/config.json") ? 1 : 0;
-    if (stage.name == "finetune") {
-      stage.exists = 0;
-      std::error_code ignored;
-      for (const auto& entry : std::filesystem::directory_iterator(run / "finetune", ignored)) {
-        const std::string name = entry.path().filename().string();
-        if (std::regex_match(name, std::regex(R"(step-\d+)")))
-          stage.exists = std::max(*stage.exists, int64_t{std::stoll(name.substr(5))});
-      }
-    }
-    if (stage.name == "generate") {
-      stage.exists = 0;
-      std::error_code ignored;
-      for (const auto& entry : std::filesystem::directory_iterator(run / "samples", ignored))
-        *stage.exists += count_matching(entry.path(), std::regex(R"(sample-\d+\.h5)"));
-    }
-  }
+  const auto found = run_status(config, plan.model.transformer.num_layers);
+  for (PlanStage& stage : plan.stages)
+    for (const StageStatus& status : found)
+      if (status.stage == stage.name) stage.found = status;
+  plan.missing = missing_text(found);
 }
 
 }  // namespace surgery

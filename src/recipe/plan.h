@@ -8,6 +8,7 @@
 
 #include "attention/cost_model.h"
 #include "recipe/config.h"
+#include "recipe/run_status.h"
 #include "wan/text_encoder.h"
 #include "wan/transformer.h"
 #include "wan/vae.h"
@@ -43,10 +44,10 @@ struct PlanTerm {
 };
 
 struct PlanStage {
-  std::string name, unit;              ///< "trajectories"; what is counted ("prompts")
-  int64_t units = 0, parallel = 1;     ///< pieces of work; how many can be made at once at most
-  std::optional<int64_t> exists = {};  ///< pieces found on disk
-  double flops = 0;                    ///< over all ranks
+  std::string name, unit;                 ///< "trajectories"; what is counted ("prompts")
+  int64_t units = 0, parallel = 1;        ///< pieces of work; how many can be made at once at most
+  std::optional<StageStatus> found = {};  ///< what is on disk; none where the recipe needs no such stage
+  double flops = 0;                       ///< over all ranks
   double seconds = 0, device_hours = 0;
   std::vector<PlanTerm> memory = {};  ///< of one rank, while the stage runs
   std::vector<PlanTerm> disk = {};    ///< what it leaves
@@ -58,8 +59,9 @@ struct Plan {
   PlanMachine machine;
   ModelSizes model;
   std::vector<PlanStage> stages;
-  std::vector<std::string> notes;   ///< what was assumed or is not known
-  std::vector<std::string> faults;  ///< what cannot fit, with the largest terms named
+  std::optional<std::string> missing = {};  ///< what is not on disk, in words; empty when nothing is missing
+  std::vector<std::string> notes;           ///< what was assumed or is not known
+  std::vector<std::string> faults;          ///< what cannot fit, with the largest terms named
   double flops() const;
   double disk_bytes() const;
   double device_hours() const;
@@ -70,7 +72,7 @@ struct Plan {
 /// not fit.
 Plan make_plan(const Config& config, const ModelSizes& model, const PlanMachine& machine);
 
-/// Counts finished artifacts of a run directory by name, without opening them.
+/// What of it the run directory holds already (recipe/run_status.h).
 void count_existing(Plan& plan, const Config& config);
 
 std::string plan_text(const Plan& plan);

@@ -52,17 +52,21 @@ std::string plan_text(const Plan& plan) {
                   double(parameter_count(t)) / 1e6, plan.model.text_tokens);
   text += fmt::format("{} rank{}, {}/s each ({})\n\n", plan.machine.ranks, plan.machine.ranks == 1 ? "" : "s",
                       flops_text(plan.machine.flops_per_second), plan.machine.rate_origin);
-  text += fmt::format("  {:<14}{:>16}{:>9}{:>14}{:>12}{:>13}{:>13}{:>13}\n", "stage", "work", "exists",
+  text += fmt::format("  {:<14}{:>16}{:>16}{:>14}{:>12}{:>13}{:>13}{:>13}\n", "stage", "work", "exists",
                       "FLOPs", "time", "device-hours", "memory/rank", "disk");
   for (const PlanStage& stage : plan.stages)
-    text += fmt::format("  {:<14}{:>16}{:>9}{:>14}{:>12}{:>13.2f}{:>13}{:>13}\n", stage.name,
-                        fmt::format("{} {}", stage.units, stage.unit),
-                        stage.exists ? fmt::format("{}", *stage.exists) : "-", flops_text(stage.flops),
-                        time_text(stage.seconds), stage.device_hours, bytes_text(stage.memory_bytes()),
-                        bytes_text(stage.disk_bytes()));
-  text += fmt::format("  {:<14}{:>16}{:>9}{:>14}{:>12}{:>13.2f}{:>13}{:>13}\n", "all", "", "",
+    text +=
+        fmt::format("  {:<14}{:>16}{:>16}{:>14}{:>12}{:>13.2f}{:>13}{:>13}\n", stage.name,
+                    fmt::format("{} {}", stage.units, stage.unit), stage.found ? stage.found->count() : "-",
+                    flops_text(stage.flops), time_text(stage.seconds), stage.device_hours,
+                    bytes_text(stage.memory_bytes()), bytes_text(stage.disk_bytes()));
+  text += fmt::format("  {:<14}{:>16}{:>16}{:>14}{:>12}{:>13.2f}{:>13}{:>13}\n", "all", "", "",
                       flops_text(plan.flops()), time_text(plan.seconds()), plan.device_hours(), "",
                       bytes_text(plan.disk_bytes()));
+  if (plan.missing)
+    text += plan.missing->empty()
+                ? "\nnothing is missing\n"
+                : "\nmissing: " + *plan.missing + "\n'surgery run' with this configuration makes it\n";
   text += "\nmemory of one rank\n";
   for (const PlanStage& stage : plan.stages) add_terms(text, "", stage, stage.memory, stage.memory_bytes());
   text += "\ndisk\n";
@@ -85,11 +89,13 @@ nlohmann::ordered_json plan_json(const Plan& plan) {
                               {"stages", nlohmann::ordered_json::array()},
                               {"notes", plan.notes},
                               {"faults", plan.faults}};
+  if (plan.missing) json["missing"] = *plan.missing;
   for (const PlanStage& stage : plan.stages) {
     nlohmann::ordered_json one{{"name", stage.name},
                                {"unit", stage.unit},
                                {"units", stage.units},
                                {"exists", nullptr},
+                               {"wanted", nullptr},
                                {"flops", stage.flops},
                                {"seconds", stage.seconds},
                                {"device_hours", stage.device_hours},
@@ -97,7 +103,8 @@ nlohmann::ordered_json plan_json(const Plan& plan) {
                                {"memory", terms_json(stage.memory)},
                                {"disk_bytes", stage.disk_bytes()},
                                {"disk", terms_json(stage.disk)}};
-    if (stage.exists) one["exists"] = *stage.exists;
+    if (stage.found) one["exists"] = stage.found->exists;
+    if (stage.found && stage.found->wanted) one["wanted"] = *stage.found->wanted;
     json["stages"].push_back(one);
   }
   return json;

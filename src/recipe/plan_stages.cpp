@@ -4,11 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 
 #include "base/errors.h"
+#include "data/shapes.h"
 #include "recipe/budget.h"
 #include "recipe/component_cost.h"
+#include "recipe/sample_set.h"
 
 namespace surgery {
 namespace {
@@ -25,15 +26,6 @@ int64_t branches(double guidance) {
 /// Elements of a clip's latents, [16, (frames-1)/4+1, height/8, width/8].
 double latent_elements(const VaeConfig& vae, int64_t frames, int64_t height, int64_t width) {
   return double(vae.z_dim) * double((frames - 1) / 4 + 1) * double(height / 8) * double(width / 8);
-}
-
-/// Prompts of a list (lines that are not empty), if it can be read.
-std::optional<int64_t> lines_of(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) return std::nullopt;
-  int64_t count = 0;
-  for (std::string line; std::getline(file, line);) count += line.empty() ? 0 : 1;
-  return count;
 }
 
 /// FLOPs of the linear term of one block at a rate: phi on both sides and the sums.
@@ -53,16 +45,21 @@ StagePlanner::StagePlanner(const Config& config, const ModelSizes& model, int64_
   phi_.degree = config.distill.phi_degree;
   phi_.layers = config.distill.phi_layers;
   rates_ = parse_rates(config.distill.rates);
-  prompts_generated_ = config.generate.count;
-  if (prompts_generated_ == 0) {
-    const auto lines = lines_of(config.generate.prompts);
-    prompts_generated_ = lines.value_or(0);
-    if (!lines)
+  int64_t prompts = config.generate.count;
+  try {
+    prompts = std::ssize(recipe_prompts(config.generate.prompts, prompts, "generate.prompts"));
+  } catch (const Error&) {  // the list may be on another machine; then the number asked for counts
+    if (prompts == 0)
       notes_.push_back(fmt::format(
           "generate.prompts = {} cannot be read and generate.count is 0: generation is not counted",
           config.generate.prompts));
   }
+  clips_generated_ = prompts * config.generate.samples;
+  students_ = std::ssize(sample_variants(config)) - 1;
+  checkpoints_ = students_ - 1;
   clips_ = config.data.count;
+  if (const auto split = parse_shapes_split(config.data.videos); split && clips_ == 0)
+    clips_ = shapes_split_size(*split);
   if (clips_ == 0)
     notes_.push_back("data.count = 0 (all clips): encoding and shards are not counted, set it to count them");
   const Budget budget = parse_budget(config.select.budget);
@@ -215,10 +212,8 @@ PlanStage StagePlanner::finetune() const {
   stage.memory.push_back({"AdamW's moments, fp32", 2 * fp32 * parameters});
   stage.memory.push_back({"gradients, fp32", fp32 * parameters});
   stage.memory.push_back({"activations kept for backward", bytes * kept * double(g.blocks)});
-  const int64_t checkpoints =
-      f.checkpoints.empty() ? 1 : 1 + std::count(f.checkpoints.begin(), f.checkpoints.end(), ',');
-  stage.disk = {{fmt::format("{} checkpoints and two newer, fp32 with AdamW's moments", checkpoints),
-                 double(checkpoints + 2) * 3 * fp32 * parameters}};
+  stage.disk = {{fmt::format("{} checkpoints and two newer, fp32 with AdamW's moments", checkpoints_),
+                 double(checkpoints_ + 2) * 3 * fp32 * parameters}};
   return stage;
 }
 
@@ -237,13 +232,8 @@ PlanStage StagePlanner::model() const {
 /// steps * branches forwards and one VAE decoding each. A mp4 is taken as 0.1 bit a pixel.
 PlanStage StagePlanner::generate() const {
   const GenerateSection& e = config_.generate;
-  const FinetuneSection& f = config_.finetune;
   const CostGeometry g = geometry(e);
-  const int64_t milestones =
-      f.iterations == 0
-          ? 0
-          : (f.checkpoints.empty() ? 1 : 1 + std::count(f.checkpoints.begin(), f.checkpoints.end(), ','));
-  const int64_t clips = prompts_generated_ * e.samples, students = 1 + milestones;
+  const int64_t clips = clips_generated_, students = students_;
   PlanStage stage{.name = "generate", .unit = "clips", .units = clips * (1 + students)};
   stage.parallel = std::max<int64_t>(1, clips);
   const double forwards = double(e.steps * branches(e.guidance));
@@ -258,6 +248,20 @@ PlanStage StagePlanner::generate() const {
                  double(stage.units) * fp32 * latent_elements(model_.vae, e.frames, e.height, e.width)},
                 {"videos (estimate)", double(stage.units) * double(e.frames * e.height * e.width) * 0.1 / 8}};
   return stage;
+}
+
+/// Every generated clip is decoded once more.
+PlanStage StagePlanner::evaluate() const {
+  const GenerateSection& e = config_.generate;
+  PlanStage stage = file("evaluate");
+  stage.parallel = std::max<int64_t>(1, clips_generated_);
+  stage.flops =
+      double(clips_generated_ * (1 + students_)) * vae_decode_flops(model_.vae, e.frames, e.height, e.width);
+  return stage;
+}
+
+PlanStage StagePlanner::file(const std::string& name) const {
+  return {.name = name, .unit = "file", .units = 1};
 }
 
 }  // namespace surgery

@@ -14,6 +14,9 @@ class StagePlanner {
   PlanStage finetune() const;
   PlanStage model() const;
   PlanStage generate() const;
+  PlanStage evaluate() const;
+  /// A stage whose cost does not count: one file, made in seconds.
+  PlanStage file(const std::string& name) const;
 
  private:
   /// Of the clips of one section of the configuration.
@@ -32,7 +35,8 @@ class StagePlanner {
   std::vector<std::string>& notes_;
   FeatureMapConfig phi_;
   std::vector<Rate> rates_;
-  int64_t prompts_generated_ = 0, clips_ = 0, converted_ = 0;
+  int64_t clips_generated_ = 0, clips_ = 0, converted_ = 0;  // clips generated: of each model
+  int64_t checkpoints_ = 0, students_ = 0;                   // of finetuning; models beside the teacher
   std::optional<Rate> budget_rate_;
   double budget_share_ = 1;
 };

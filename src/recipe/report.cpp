@@ -1,12 +1,13 @@
 // Stage 10: what happened, on one self-contained page.
 #include <algorithm>
-#include <sstream>
 
 #include "base/errors.h"
 #include "base/log.h"
 #include "recipe/artifact.h"
 #include "recipe/block_file.h"
 #include "recipe/evaluation.h"
+#include "recipe/ledger.h"
+#include "recipe/run_status.h"
 #include "report/chart.h"
 #include "report/html.h"
 #include "report/text.h"
@@ -21,24 +22,49 @@ std::string percent(double share) {
   return fmt::format("{:.1f} %", 100 * share);
 }
 
-std::vector<nlohmann::json> read_lines(const std::filesystem::path& path) {
-  std::vector<nlohmann::json> lines;
-  if (!std::filesystem::exists(path)) return lines;
-  std::istringstream stream(read_file(path));
-  for (std::string line; std::getline(stream, line);) {
-    auto json = nlohmann::json::parse(line, nullptr, false);
-    if (!json.is_discarded()) lines.push_back(std::move(json));  // a killed writer may leave half a line
-  }
-  return lines;
-}
-
+/// What is there of a run; an unfinished one lacks some.
 struct Inputs {
   Recipe& recipe;
-  Tables tables;
-  Selection selection;
-  Evaluation evaluation;
+  std::vector<StageStatus> stages;  ///< but the report's own
+  std::string missing;              ///< in words; empty for a finished run
+  std::optional<Tables> tables;
+  std::optional<Selection> selection;
+  std::optional<Evaluation> evaluation;
   std::vector<BlockState> blocks;
+  int64_t blocks_wanted = 0;
 };
+
+Inputs read_inputs(Recipe& recipe) {
+  const RunDirectory& run = recipe.run;
+  Inputs in{recipe, {}, {}, {}, {}, {}, {}, recipe.teacher_config().num_layers};
+  in.stages = run_status(recipe.config, in.blocks_wanted);
+  std::erase_if(in.stages, [](const StageStatus& stage) { return stage.stage == "report"; });
+  in.missing = missing_text(in.stages);
+  if (std::filesystem::exists(run.tables_h5())) in.tables = read_tables(run.tables_h5());
+  if (std::filesystem::exists(run.selection())) in.selection = read_selection(recipe);
+  if (std::filesystem::exists(run.evaluation())) in.evaluation = read_evaluation(run.evaluation());
+  return in;
+}
+
+void read_blocks(Inputs& in) {
+  for (int64_t b = 0; b < in.blocks_wanted; ++b)
+    if (const auto path = in.recipe.run.block(b); std::filesystem::exists(path))
+      in.blocks.push_back(read_block(path));
+}
+
+void add_stages(Page& page, const Inputs& in) {
+  if (in.missing.empty()) return;
+  page.section("This run is not finished");
+  page.notice(fmt::format("Missing: {}. 'surgery run' with the same configuration makes what is missing.",
+                          in.missing));
+  Table table;
+  table.columns = {{"stage", false}, {"there", true}, {"unit", false}, {"made by", false}};
+  for (const StageStatus& stage : in.stages)
+    table.rows.push_back({stage.stage, stage.count(), stage.unit,
+                          stage.complete() ? "" : fmt::format("surgery {}", stage.command)});
+  table.caption = "What is there, by name; a command is named where something is missing.";
+  page.table(table);
+}
 
 std::vector<Rate> table_rates(const Tables& tables) {
   std::vector<Rate> rates;
@@ -47,42 +73,38 @@ std::vector<Rate> table_rates(const Tables& tables) {
 }
 
 void add_summary(Page& page, const Inputs& in) {
-  const VariantScore& last = in.evaluation.variants.back();
-  const VariantScore& teacher = in.evaluation.variants.front();
-  int64_t hybrid = 0;
-  for (const Rate rate : in.selection.rates) hybrid += rate.is_full() ? 0 : 1;
-  std::vector<Tile> tiles{
-      {"attention cost", percent(in.selection.cost / in.selection.softmax_cost),
-       "of all-softmax, " + in.selection.column},
-      {"hybrid blocks", fmt::format("{} of {}", hybrid, in.selection.rates.size()), in.selection.mode},
-      {"latent error", fmt::format("{:.3f}", last.latent_error), "student against teacher, same noise"}};
-  if (last.has_shapes) {
+  std::vector<Tile> tiles;
+  if (in.selection) {
+    const Selection& s = *in.selection;
+    const auto hybrid = std::ranges::count_if(s.rates, [](const Rate rate) { return !rate.is_full(); });
+    tiles.push_back({"attention cost", percent(s.cost / s.softmax_cost), "of all-softmax, " + s.column});
+    tiles.push_back({"hybrid blocks", fmt::format("{} of {}", hybrid, s.rates.size()), s.mode});
+  }
+  if (in.evaluation) {
+    const VariantScore& last = in.evaluation->variants.back();
+    tiles.push_back(
+        {"latent error", fmt::format("{:.3f}", last.latent_error), "student against teacher, same noise"});
+  }
+  if (in.evaluation && in.evaluation->variants.back().has_shapes) {
     const auto tile = [](const char* label, const VariantScore& s) {
       const Proportion i = s.shapes.clip_interval();
       return Tile{label, percent(s.shapes.clip_share()),
                   fmt::format("all four attributes; 95 %: {:.1f} to {:.1f}", 100 * i.low, 100 * i.high)};
     };
-    tiles.push_back(tile("teacher's score", teacher));
-    tiles.push_back(tile("student's score", last));
+    tiles.push_back(tile("teacher's score", in.evaluation->variants.front()));
+    tiles.push_back(tile("student's score", in.evaluation->variants.back()));
   }
-  page.tiles(tiles);
+  if (!tiles.empty()) page.tiles(tiles);
 }
 
-void add_selection(Page& page, const Inputs& in) {
-  page.section("Rates");
-  const Selection& s = in.selection;
-  page.text(fmt::format(
-      "Budget {}: {} of {} {} ({} of all-softmax attention). Predicted error {}; {}.", s.budget_text,
-      format_number(s.cost), format_number(s.softmax_cost), s.column, percent(s.cost / s.softmax_cost),
-      format_number(s.error),
-      s.optimal ? "proven optimal (bound equals value)"
-                : fmt::format("the exact optimum at this cost is bounded by {}", format_number(s.bound))));
-  const std::vector<Rate> rates = table_rates(in.tables);
+/// Errors of every block and rate, relative to the teacher's output; the selected ones framed.
+HeatTable error_table(const Inputs& in) {
+  const std::vector<Rate> rates = table_rates(*in.tables);
   HeatTable heat;
   heat.corner = "block";
   for (const Rate rate : rates)
     if (!rate.is_full()) heat.columns.push_back(rate.is_linear() ? "linear" : "R" + rate.name());
-  for (int64_t b = 0; b < in.tables.blocks(); ++b) {
+  for (int64_t b = 0; b < in.tables->blocks(); ++b) {
     heat.rows.push_back(std::to_string(b));
     heat.values.emplace_back();
     double scale = 0;
@@ -90,12 +112,16 @@ void add_selection(Page& page, const Inputs& in) {
     for (const double value : scales) scale += value / static_cast<double>(scales.size());
     for (const Rate rate : rates) {
       if (rate.is_full()) continue;
-      if (s.rates[static_cast<size_t>(b)] == rate)
+      if (in.selection && in.selection->rates[static_cast<size_t>(b)] == rate)
         heat.marked.emplace_back(b, static_cast<int64_t>(heat.values.back().size()));
-      heat.values.back().push_back(in.tables.at(b, rate).error / scale);
+      heat.values.back().push_back(in.tables->at(b, rate).error / scale);
     }
   }
   heat.scale = Scale::logarithmic;
+  return heat;
+}
+
+Plot frontier_plot(const Selection& s) {
   Plot frontier;
   frontier.x.label = "attention cost, share of all-softmax";
   frontier.y.label = "sum of block errors";
@@ -112,37 +138,64 @@ void add_selection(Page& page, const Inputs& in) {
   chosen.y = {s.error};
   if (!line.x.empty()) frontier.series.push_back(line);
   frontier.series.push_back(chosen);
-  page.figures(
-      {{heat_table_html(heat),
-        "Held-out error of every block and rate, relative to the teacher's mean absolute "
-        "output; framed: the selected rates."},
-       {plot_svg(frontier), s.frontier.complete ? "Error against cost: every optimal choice."
-                                                : "Error against cost: optima at sampled budgets (the whole "
-                                                  "frontier has more points than are listed)."}});
+  return frontier;
+}
+
+void add_selection(Page& page, const Inputs& in) {
+  std::vector<std::pair<std::string, std::string>> figures;
+  // The errors are relative to what the blocks have measured: a block that is made again has not yet.
+  if (in.tables && std::ssize(in.blocks) == in.tables->blocks() &&
+      std::ranges::all_of(in.blocks, [](const BlockState& block) { return block.done; }))
+    figures.emplace_back(heat_table_html(error_table(in)),
+                         "Held-out error of every block and rate, relative to the teacher's mean absolute "
+                         "output; framed: the selected rates.");
+  if (!in.selection && figures.empty()) return;
+  page.section("Rates");
+  if (in.selection) {
+    const Selection& s = *in.selection;
+    page.text(fmt::format(
+        "Budget {}: {} of {} {} ({} of all-softmax attention). Predicted error {}; {}.", s.budget_text,
+        format_number(s.cost), format_number(s.softmax_cost), s.column, percent(s.cost / s.softmax_cost),
+        format_number(s.error),
+        s.optimal ? "proven optimal (bound equals value)"
+                  : fmt::format("the exact optimum at this cost is bounded by {}", format_number(s.bound))));
+    figures.emplace_back(plot_svg(frontier_plot(s)),
+                         s.frontier.complete ? "Error against cost: every optimal choice."
+                                             : "Error against cost: optima at sampled budgets (the whole "
+                                               "frontier has more points than are listed).");
+  }
+  page.figures(figures);
+}
+
+/// Mean over the blocks that have come as far as an update.
+Series loss_series(const std::vector<BlockState>& blocks, size_t r) {
+  Series series;
+  const Rate rate = blocks.front().rates[r].rate;
+  series.name = rate.is_linear() ? "linear" : "R" + rate.name();
+  size_t updates = 0;
+  for (const BlockState& block : blocks) updates = std::max(updates, block.rates[r].losses.size());
+  const size_t stride = std::max<size_t>(1, updates / 200);
+  for (size_t u = 0; u < updates; u += stride) {
+    double sum = 0;
+    int64_t count = 0;
+    for (const BlockState& block : blocks)
+      if (u < block.rates[r].losses.size()) sum += block.rates[r].losses[u], ++count;
+    series.x.push_back(static_cast<double>(u + 1));
+    series.y.push_back(sum / static_cast<double>(count));
+  }
+  return series;
 }
 
 void add_distillation(Page& page, const Inputs& in) {
+  if (in.blocks.empty()) return;
   page.section("Distillation");
   Plot plot;
   plot.x.label = "update";
   plot.y.label = "value loss, mean over blocks";
   plot.y.scale = Scale::logarithmic;
-  const size_t rates = in.blocks.front().rates.size();
-  for (size_t r = 0; r < rates; ++r) {
-    Series series;
-    const Rate rate = in.blocks.front().rates[r].rate;
-    series.name = rate.is_linear() ? "linear" : "R" + rate.name();
-    const size_t updates = in.blocks.front().rates[r].losses.size();
-    const size_t stride = std::max<size_t>(1, updates / 200);
-    for (size_t u = 0; u < updates; u += stride) {
-      double mean = 0;
-      for (const BlockState& block : in.blocks)
-        mean += block.rates[r].losses[u] / static_cast<double>(in.blocks.size());
-      series.x.push_back(static_cast<double>(u + 1));
-      series.y.push_back(mean);
-    }
-    if (!series.x.empty()) plot.series.push_back(std::move(series));
-  }
+  for (size_t r = 0; r < in.blocks.front().rates.size(); ++r)
+    if (Series series = loss_series(in.blocks, r); !series.x.empty())
+      plot.series.push_back(std::move(series));
   if (plot.series.empty())
     page.text("The feature maps were not trained (no linear branch).");
   else
@@ -152,7 +205,7 @@ void add_distillation(Page& page, const Inputs& in) {
 void add_finetuning(Page& page, const Inputs& in) {
   std::map<int64_t, std::pair<double, double>>
       iterations;  // a resumed run writes some again: the last counts
-  for (const auto& line : read_lines(in.recipe.run.metrics()))
+  for (const auto& line : read_json_lines(in.recipe.run.metrics()))
     if (line.value("stage", "") == "finetune")
       iterations[line.value("iteration", int64_t{0})] = {line.value("loss", 0.0), line.value("seconds", 0.0)};
   if (iterations.empty()) return;
@@ -173,13 +226,15 @@ void add_finetuning(Page& page, const Inputs& in) {
     smooth.y.push_back(mean);
   }
   plot.series = {raw, smooth};
-  page.figure(plot_svg(plot), fmt::format("{} iterations, global batch {}.", iterations.rbegin()->first,
-                                          in.recipe.config.finetune.global_batch));
+  page.figure(plot_svg(plot),
+              fmt::format("{} of {} iterations, global batch {}.", iterations.rbegin()->first,
+                          in.recipe.config.finetune.iterations, in.recipe.config.finetune.global_batch));
 }
 
 void add_evaluation(Page& page, const Inputs& in) {
+  if (!in.evaluation) return;
   page.section("Evaluation");
-  const bool shapes = in.evaluation.variants.front().has_shapes;
+  const bool shapes = in.evaluation->variants.front().has_shapes;
   Table table;
   table.columns = {{"model", false}, {"clips", true}, {"latent error", true}, {"PSNR, dB", true}};
   if (shapes)
@@ -200,22 +255,35 @@ void add_evaluation(Page& page, const Inputs& in) {
     }
     table.rows.push_back(std::move(row));
   };
-  for (const VariantScore& s : in.evaluation.variants) add(s);
-  if (in.evaluation.has_average) add(in.evaluation.average);
+  for (const VariantScore& s : in.evaluation->variants) add(s);
+  if (in.evaluation->has_average) add(in.evaluation->average);
   table.caption = "Every model starts from the same noise; errors are against the teacher's clips.";
   page.table(table);
+}
+
+/// The first prompts' clips, of the teacher, the distilled student and the last one finetuned, as far as they
+/// are there.
+void add_clips(Page& page, const Inputs& in) {
+  const Config& config = in.recipe.config;
+  std::vector<std::string> variants = sample_variants(config);
+  const std::string last = variants.back();
+  std::erase_if(variants, [&](const std::string& variant) {
+    const auto samples = in.recipe.run.samples(variant);
+    return (variant_iteration(variant) && variant != last) || !std::filesystem::exists(samples) ||
+           std::filesystem::is_empty(samples);
+  });
+  if (variants.empty()) return;
   page.section("Clips");
-  const GenerateSection& g = in.recipe.config.generate;
+  const GenerateSection& g = config.generate;
   const auto prompts = recipe_prompts(g.prompts, g.count, "generate.prompts");
   const auto names = video_names(prompts, g.samples);
   std::vector<VideoRow> rows;
-  for (int64_t i = 0; i < std::min<int64_t>(kMostVideoRows, static_cast<int64_t>(prompts.size())); ++i) {
+  for (int64_t i = 0; i < std::min<int64_t>(kMostVideoRows, std::ssize(prompts)); ++i) {
     VideoRow row;
     row.title = prompts[static_cast<size_t>(i)].name;
-    for (const VariantScore& s : in.evaluation.variants) {
-      if (variant_iteration(s.variant) && s.variant != in.evaluation.variants.back().variant) continue;
-      const auto path = video_folder(in.recipe, s.variant) / names[static_cast<size_t>(i * g.samples)];
-      row.cells.push_back({s.variant, std::filesystem::exists(path) ? read_file(path) : std::string()});
+    for (const std::string& variant : variants) {
+      const auto path = video_folder(config, variant) / names[static_cast<size_t>(i * g.samples)];
+      row.cells.push_back({variant, std::filesystem::exists(path) ? read_file(path) : std::string()});
     }
     rows.push_back(std::move(row));
   }
@@ -224,19 +292,18 @@ void add_evaluation(Page& page, const Inputs& in) {
 
 void add_ledger(Page& page, const Inputs& in) {
   page.section("Ledger");
-  Table table;
-  table.columns = {{"stage", false},  {"ranks", true}, {"device", false},
-                   {"seconds", true}, {"made", true},  {"reused", true}};
-  double total = 0;
-  for (const auto& line : read_lines(in.recipe.run.ledger())) {
-    table.rows.push_back({line.value("stage", ""), std::to_string(line.value("ranks", 0)),
-                          line.value("device", ""), fmt::format("{:.1f}", line.value("seconds", 0.0)),
-                          std::to_string(line.value("made", 0)), std::to_string(line.value("reused", 0))});
-    total += line.value("device_seconds", 0.0);
-  }
-  table.caption = fmt::format("{:.0f} device-seconds in all.", total);
-  page.table(table);
+  page.table(ledger_table(in.recipe.run.ledger()));
   page.fold("Configuration", read_file(in.recipe.run.config()));
+}
+
+/// What the page of a finished run is derived from; the ledger grows with it and does not count.
+std::string report_fingerprint(const Inputs& in) {
+  return make_fingerprint({"report-2", in.evaluation->fingerprint, selection_json(*in.selection),
+                           hash_file(in.recipe.run.tables_h5()), read_file(in.recipe.run.config())});
+}
+
+bool holds(const std::filesystem::path& path, const std::string& text) {
+  return std::filesystem::exists(path) && read_file(path).find(text) != std::string::npos;
 }
 
 }  // namespace
@@ -245,31 +312,24 @@ bool make_report(Recipe& recipe) {
   StageTimer timer(recipe, "report");
   int64_t made = 0;
   if (recipe.session.rank() == 0) {
-    Inputs in{recipe,
-              read_tables(recipe.run.tables_h5()),
-              read_selection(recipe),
-              read_evaluation(recipe.run.evaluation()),
-              {}};
-    // The page is derived from these alone; the ledger grows with it and does not count.
-    const std::string fingerprint =
-        make_fingerprint({"report-1", in.evaluation.fingerprint, selection_json(in.selection),
-                          hash_file(recipe.run.tables_h5()), read_file(recipe.run.config())});
-    const std::string stamp = "<!-- surgery report " + fingerprint + " -->";
-    if (!std::filesystem::exists(recipe.run.report()) ||
-        read_file(recipe.run.report()).find(stamp) == std::string::npos) {
-      for (int64_t b = 0; b < in.tables.blocks(); ++b) in.blocks.push_back(read_block(recipe.run.block(b)));
+    Inputs in = read_inputs(recipe);
+    // The page of an unfinished run carries no stamp and is always made again.
+    const std::string stamp = in.missing.empty() ? report_stamp(report_fingerprint(in)) + "\n" : "";
+    if (stamp.empty() || !holds(recipe.run.report(), stamp)) {
+      read_blocks(in);
       Page page("Attention surgery", fmt::format("{} — teacher {}", recipe.run.root().filename().string(),
                                                  recipe.config.model.path));
-      add_summary(page, in);
-      add_selection(page, in);
-      add_distillation(page, in);
-      add_finetuning(page, in);
-      add_evaluation(page, in);
-      add_ledger(page, in);
-      write_file(recipe.run.report(), page.html() + stamp + "\n");
+      for (const auto& add : {add_stages, add_summary, add_selection, add_distillation, add_finetuning,
+                              add_evaluation, add_clips, add_ledger})
+        add(page, in);
+      write_file(recipe.run.report(), page.html() + stamp);
       made = 1;
     }
     log_info("report: {}", recipe.run.report().string());
+    if (!in.missing.empty())
+      log_info(
+          "report: the run is not finished, missing: {}: 'surgery run' with the same configuration continues",
+          in.missing);
   }
   recipe.session.world().barrier();
   timer.done(made, 1 - made);

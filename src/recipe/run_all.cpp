@@ -1,7 +1,9 @@
 #include "base/errors.h"
+#include "base/log.h"
 #include "data/manifest.h"
 #include "data/video.h"
 #include "recipe/recipe.h"
+#include "recipe/run_status.h"
 
 namespace surgery {
 namespace {
@@ -23,10 +25,19 @@ void check_inputs(Recipe& recipe) {
   recipe.session.world().barrier();
 }
 
+void tell_what_is_there(Recipe& recipe) {
+  if (recipe.session.rank() != 0) return;
+  const auto stages = run_status(recipe.config, recipe.teacher_config().num_layers);
+  const std::string there = existing_text(stages), missing = missing_text(stages);
+  log_info("there: {}", there.empty() ? "nothing" : there);
+  log_info("missing: {}", missing.empty() ? "nothing" : missing);
+}
+
 }  // namespace
 
 bool make_everything(Recipe& recipe) {
   check_inputs(recipe);
+  tell_what_is_there(recipe);
   const auto stages = {make_trajectories, make_distillation, make_tables,  make_selection,  make_latents,
                        make_finetuning,   make_model,        make_samples, make_evaluation, make_report};
   for (const auto& stage : stages) {

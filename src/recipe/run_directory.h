@@ -23,8 +23,11 @@ class RunDirectory {
   std::filesystem::path tables_h5() const { return root_ / "tables.h5"; }
   std::filesystem::path selection() const { return root_ / "selection.json"; }
   std::filesystem::path data() const { return root_ / "data"; }
+  std::filesystem::path latents() const { return data() / "latents"; }
   std::filesystem::path finetune() const { return root_ / "finetune"; }
   std::filesystem::path model() const { return root_ / "model"; }
+  /// What the folder was made from.
+  std::filesystem::path model_stamp() const { return model() / "surgery.json"; }
   std::filesystem::path videos() const { return root_ / "videos"; }
   std::filesystem::path samples(const std::string& variant) const { return root_ / "samples" / variant; }
   std::filesystem::path evaluation() const { return root_ / "evaluation.json"; }

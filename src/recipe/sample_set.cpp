@@ -61,13 +61,14 @@ std::optional<int64_t> variant_iteration(const std::string& variant) {
   return parse_number<int64_t>(std::string_view(variant).substr(kStep.size()));
 }
 
-std::filesystem::path sample_path(const Recipe& recipe, const std::string& variant, int64_t index) {
-  return recipe.run.samples(variant) / fmt::format("sample-{:06d}.h5", index);
+std::filesystem::path sample_path(const RunDirectory& run, const std::string& variant, int64_t index) {
+  return run.samples(variant) / fmt::format("sample-{:06d}.h5", index);
 }
 
-std::filesystem::path video_folder(const Recipe& recipe, const std::string& variant) {
-  const bool last = sample_variants(recipe.config).back() == variant;
-  return last ? recipe.run.videos() : recipe.run.root() / ("videos-" + variant);
+std::filesystem::path video_folder(const Config& config, const std::string& variant) {
+  const RunDirectory run(config.run.directory);
+  const bool last = sample_variants(config).back() == variant;
+  return last ? run.videos() : run.root() / ("videos-" + variant);
 }
 
 std::vector<std::string> video_names(const std::vector<Prompt>& prompts, int64_t samples) {

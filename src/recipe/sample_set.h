@@ -23,9 +23,9 @@ Sample read_sample(const std::filesystem::path& path);
 std::vector<std::string> sample_variants(const Config& config);
 /// The finetuning iteration of "step-000400"; none for the other variants.
 std::optional<int64_t> variant_iteration(const std::string& variant);
-std::filesystem::path sample_path(const Recipe& recipe, const std::string& variant, int64_t index);
+std::filesystem::path sample_path(const RunDirectory& run, const std::string& variant, int64_t index);
 /// videos/ for the last variant, videos-VARIANT/ for the others.
-std::filesystem::path video_folder(const Recipe& recipe, const std::string& variant);
+std::filesystem::path video_folder(const Config& config, const std::string& variant);
 /// Of every clip, `samples` a prompt: <original prompt>-<i>.mp4, with characters that a file name cannot hold
 /// replaced; i counts the clips of that name, so that a prompt that stands in the list twice keeps both.
 std::vector<std::string> video_names(const std::vector<Prompt>& prompts, int64_t samples);

@@ -75,7 +75,8 @@ class CommandLine(unittest.TestCase):
             plan = json.loads(result.stdout)
             self.assertEqual(plan["parameters"], 14288491584)
             names = [stage["name"] for stage in plan["stages"]]
-            self.assertEqual(names, ["trajectories", "distill", "encode", "finetune", "model", "generate"])
+            self.assertEqual(names, ["trajectories", "distill", "tables", "select", "encode", "finetune", "model",
+                                     "generate", "evaluate", "report"])
             self.assertGreater(plan["device_hours"], 0)
             self.refused(64, "finetune needs", "plan", *wan, "--memory=80")
             self.refused(64, "on disk", "plan", *wan, "--memory=10000", "--disk=1")

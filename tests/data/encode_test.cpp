@@ -119,7 +119,7 @@ TEST_F(EncodeTest, BadClipsAreListedAndSkipped) {
   EXPECT_EQ(result.samples, 2);
   ASSERT_EQ(result.rejected.size(), 2u);
   EXPECT_EQ(result.rejected[0].where, "clip-1");
-  const std::string rejects = slurp(plan.rejects());
+  const std::string rejects = slurp(shard_rejects(plan.path));
   EXPECT_NE(rejects.find("clip-1\tclip-1: damaged\n"), std::string::npos) << rejects;
   EXPECT_NE(rejects.find("clip-3\tframes have shape 5x16x24x3, expected 5x16x16x3\n"), std::string::npos)
       << rejects;
