@@ -1,7 +1,5 @@
 // A model in another dtype, in the diffusers layout: checked on the way in, complete or absent on the way
 // out.
-#include <unistd.h>
-
 #include <filesystem>
 
 #include "app/command.h"
@@ -47,7 +45,9 @@ void export_model(const fs::path& model, const fs::path& output, at::ScalarType 
 }
 
 ExitCode run(Context& context) {
-  const fs::path model = context.options.text("model"), output = context.options.text("output");
+  const fs::path model = context.options.text("model");
+  fs::path output = context.options.text("output");
+  if (!output.has_filename()) output = output.parent_path();  // "out/" is "out"
   const at::ScalarType dtype = parse_dtype("dtype", context.options.text("dtype", "bf16"));
   const at::ScalarType vae_dtype = parse_dtype("vae-dtype", context.options.text("vae-dtype", "fp32"));
   if (context.session.rank() != 0) return ExitCode::done;
@@ -59,17 +59,12 @@ ExitCode run(Context& context) {
   if (fs::exists(output) && !(fs::is_directory(output) && fs::is_empty(output)))
     fail_usage("{} exists already (it would be overwritten): give another --output, or remove it",
                output.string());
-  const fs::path temporary = output.string() + fmt::format(".part-{}", getpid());
   try {
-    fs::create_directories(temporary);
-    export_model(model, temporary, dtype, vae_dtype);
-    fs::rename(temporary, output);  // an empty folder of that name gives way
+    AtomicFolder folder(output);
+    export_model(model, folder.temporary(), dtype, vae_dtype);
+    folder.commit();  // an empty folder of that name gives way
   } catch (const fs::filesystem_error& error) {
-    fs::remove_all(temporary);
     fail_io("{}: {}", output.string(), error.what());
-  } catch (...) {
-    fs::remove_all(temporary);  // own and incomplete
-    throw;
   }
   log_info("{} holds the model", output.string());
   return ExitCode::done;

@@ -114,6 +114,19 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
   return left.empty();
 }
 
+/// The student, and the teacher's other parts, copied so that the folder stands alone.
+void write_model(const Recipe& recipe, const Transformer& student, const std::filesystem::path& folder) {
+  student.save(folder / "transformer", at::kBFloat16);
+  const std::filesystem::path source = recipe.config.model.path;
+  for (const char* part : {"vae", "text_encoder", "tokenizer", "scheduler", "model_index.json"}) {
+    std::error_code error;
+    if (!std::filesystem::exists(source / part)) continue;
+    std::filesystem::copy(source / part, folder / part, std::filesystem::copy_options::recursive, error);
+    if (error)
+      fail_io("{}: cannot be copied to {}: {}", (source / part).string(), folder.string(), error.message());
+  }
+}
+
 }  // namespace
 
 bool make_samples(Recipe& recipe) {
@@ -131,27 +144,17 @@ bool make_model(Recipe& recipe) {
   if (const auto iteration = variant_iteration(variant))
     fingerprint += finetune_checkpoint_hash(recipe.run.finetune(), *iteration);
   fingerprint += recipe.vae_hash() + recipe.text_hash();
-  const auto stamp = recipe.run.model() / "surgery.json";
   int64_t made = 0;
   if (recipe.session.rank() == 0) {
+    const auto stamp = recipe.run.model_stamp();
     const std::string wanted =
         nlohmann::json{{"fingerprint", fingerprint}, {"variant", variant}}.dump() + "\n";
     if (!std::filesystem::exists(stamp) || read_file(stamp) != wanted) {
       made = 1;
-      std::filesystem::remove(stamp);  // what follows is no whole model until the stamp is there again
-      const Transformer model = variant_model(recipe, variant, selection);
-      std::filesystem::create_directories(recipe.run.model());
-      model.save(recipe.run.model() / "transformer", at::kBFloat16);
-      // The other parts are the teacher's, copied so that the folder stands alone.
-      const std::filesystem::path source = recipe.config.model.path;
-      for (const char* part : {"vae", "text_encoder", "tokenizer", "scheduler"})
-        if (std::filesystem::is_directory(source / part))
-          std::filesystem::copy(
-              source / part, recipe.run.model() / part,
-              std::filesystem::copy_options::recursive | std::filesystem::copy_options::overwrite_existing);
-      if (std::filesystem::exists(source / "model_index.json"))
-        write_file(recipe.run.model() / "model_index.json", read_file(source / "model_index.json"));
-      write_file(stamp, wanted);
+      AtomicFolder folder(recipe.run.model());
+      write_model(recipe, variant_model(recipe, variant, selection), folder.temporary());
+      write_file(folder.temporary() / stamp.filename(), wanted);
+      folder.commit();
     }
   }
   recipe.session.world().barrier();

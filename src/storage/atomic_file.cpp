@@ -50,6 +50,22 @@ std::pair<std::string, pid_t> owner_of(std::string_view name) {
   return {host, pid};
 }
 
+/// Out of readers' sight at once; a crash before the removal leaves a stale temporary, nothing that looks
+/// whole.
+fs::path hide_folder(const fs::path& folder) {
+  const fs::path trash = temporary_name(folder);
+  std::error_code error;
+  fs::rename(folder, trash, error);
+  if (error) fail_io("{}: cannot be removed: {}", folder.string(), error.message());
+  return trash;
+}
+
+void remove_hidden(const fs::path& trash) {
+  std::error_code error;
+  fs::remove_all(trash, error);
+  if (error) log_warning("{}: cannot be removed: {}", trash.string(), error.message());
+}
+
 }  // namespace
 
 fs::path temporary_name(const fs::path& path) {
@@ -108,6 +124,37 @@ void AtomicFile::commit() {
   if (::close(std::exchange(descriptor_, -1)) != 0)
     fail_io("{}: closing failed ({}): check space and quota", path_.string(), system_message());
   commit_file(temporary_, path_);
+  temporary_.clear();
+}
+
+void commit_folder(const fs::path& temporary, const fs::path& folder) {
+  std::error_code error;
+  for (auto entry = fs::recursive_directory_iterator(temporary, error);
+       !error && entry != fs::recursive_directory_iterator(); entry.increment(error))
+    sync_to_disk(entry->path());
+  if (error) fail_io("{}: cannot be read: {}", temporary.string(), error.message());
+  const fs::path replaced = fs::exists(folder) ? hide_folder(folder) : fs::path();
+  commit_file(temporary, folder);
+  if (!replaced.empty()) remove_hidden(replaced);
+}
+
+void remove_folder(const fs::path& folder) {
+  remove_hidden(hide_folder(folder));
+}
+
+AtomicFolder::AtomicFolder(const fs::path& folder) : folder_(folder), temporary_(temporary_name(folder)) {
+  std::error_code error;
+  fs::create_directories(temporary_, error);
+  if (error) fail_io("{}: cannot be made: {}", temporary_.string(), error.message());
+}
+
+AtomicFolder::~AtomicFolder() {
+  std::error_code ignored;
+  if (!temporary_.empty()) fs::remove_all(temporary_, ignored);
+}
+
+void AtomicFolder::commit() {
+  commit_folder(temporary_, folder_);
   temporary_.clear();
 }
 

@@ -36,6 +36,31 @@ class AtomicFile {
   int descriptor_ = -1;
 };
 
+/// Commits a folder that was made under a temporary name: flushes all that is in it, renames it to `folder`,
+/// flushes the parent. A folder that is there is renamed out of sight before and removed after. So a kill at
+/// any moment leaves the whole old folder, none, or the whole new one. Throws Error{io}.
+void commit_folder(const std::filesystem::path& temporary, const std::filesystem::path& folder);
+
+/// Removes a folder so that no reader finds half of it: it is renamed out of sight first. Throws Error{io} if
+/// it cannot be; what is left out of sight is only warned of.
+void remove_folder(const std::filesystem::path& folder);
+
+/// A folder being made under its temporary name; destroyed without `commit`, it leaves nothing behind.
+class AtomicFolder {
+ public:
+  /// Makes the temporary, and the folders above it. Throws Error{io}.
+  explicit AtomicFolder(const std::filesystem::path& folder);
+  ~AtomicFolder();
+  AtomicFolder(const AtomicFolder&) = delete;
+  AtomicFolder& operator=(const AtomicFolder&) = delete;
+
+  const std::filesystem::path& temporary() const { return temporary_; }  ///< where the content goes
+  void commit();                                                         ///< as commit_folder
+
+ private:
+  std::filesystem::path folder_, temporary_;
+};
+
 /// Writes a whole small file atomically.
 void write_file(const std::filesystem::path& path, std::string_view content);
 

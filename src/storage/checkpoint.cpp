@@ -26,22 +26,6 @@ int64_t step_of(const std::string& name) {
   return parse_number<int64_t>(std::string_view(name).substr(kPrefix.size())).value_or(-1);
 }
 
-/// Out of readers' sight at once; a crash before the removal leaves a stale temporary, nothing that looks
-/// whole.
-fs::path hide_folder(const fs::path& folder) {
-  const fs::path trash = temporary_name(folder);
-  std::error_code error;
-  fs::rename(folder, trash, error);
-  if (error) fail_io("{}: cannot be removed: {}", folder.string(), error.message());
-  return trash;
-}
-
-void remove_hidden(const fs::path& trash) {
-  std::error_code error;
-  fs::remove_all(trash, error);
-  if (error) log_warning("{}: cannot be removed: {}", trash.string(), error.message());
-}
-
 std::string manifest_hash(const Json& manifest) {
   Json rest = manifest;
   rest.erase("hash");
@@ -106,9 +90,7 @@ Checkpoint commit_checkpoint(const fs::path& temporary, int64_t step, std::vecto
   manifest["hash"] = manifest_hash(manifest);
   write_file(temporary / kManifest, manifest.dump(1) + "\n");  // flushes the folder too
   const fs::path folder = checkpoint_folder(temporary.parent_path(), step);
-  const fs::path replaced = fs::exists(folder) ? hide_folder(folder) : fs::path();
-  commit_file(temporary, folder);
-  if (!replaced.empty()) remove_hidden(replaced);
+  commit_folder(temporary, folder);
   return {folder, step, std::move(files), metadata};
 }
 
@@ -197,8 +179,7 @@ void prune_checkpoints(const fs::path& root, int64_t keep, std::span<const int64
   if (surplus <= 0) return;
   steps.resize(static_cast<size_t>(surplus));
   for (const int64_t step : steps)
-    if (std::ranges::find(milestones, step) == milestones.end())
-      remove_hidden(hide_folder(checkpoint_folder(root, step)));
+    if (std::ranges::find(milestones, step) == milestones.end()) remove_folder(checkpoint_folder(root, step));
 }
 
 }  // namespace surgery

@@ -18,7 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from small_recipe import IDENTICAL, command, environment, hashes, run  # noqa: E402
+from small_recipe import BINARY, IDENTICAL, command, environment, hashes, run  # noqa: E402
 
 
 def ranks_of(launcher):
@@ -124,6 +124,28 @@ def test_half_a_shard_of_a_killed_process_is_no_obstacle(undisturbed, tmp_path):
     run(directory, 2)
     assert hashes(directory, IDENTICAL) == hashes(undisturbed, IDENTICAL)
     assert not half.exists(), "what a dead process left is cleared away"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_kill_while_the_model_is_written_leaves_a_whole_one_or_none(undisturbed, tmp_path, there):
+    directory, model = tmp_path / "run", ["model/*/*", "model/*.json"]
+    shutil.copytree(undisturbed, directory)
+    if there:
+        (directory / "model/surgery.json").write_text("made of something else")
+    else:
+        shutil.rmtree(directory / "model")
+    before = hashes(directory, model)
+    line = command(directory, 1)
+    process = subprocess.Popen(line[line.index(BINARY):], env=environment(), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(directory.glob(".tmp-*-model")):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert hashes(directory, model) in [before, {}, hashes(undisturbed, model)]
+    run(directory, 1)
+    assert hashes(directory, model) == hashes(undisturbed, model)
+    assert not list(directory.glob(".tmp-*")), "what a dead process left is cleared away"
 
 
 def test_another_runs_artifacts_are_taken_where_settings_agree(undisturbed, tmp_path):

@@ -30,6 +30,38 @@ TEST(AtomicFile, AppearsWholeOrNotAtAll) {
   EXPECT_EQ(folder.count(), 1u);
 }
 
+TEST(AtomicFolder, AppearsWholeOrNotAtAll) {
+  const TestFolder folder;
+  {
+    const AtomicFolder model(folder / "above/model");
+    write_raw(model.temporary() / "half", "");
+    EXPECT_FALSE(fs::exists(folder / "above/model"));
+  }
+  EXPECT_TRUE(fs::is_empty(folder / "above")) << "an uncommitted folder left something behind";
+  for (const std::string content : {"old", "new"}) {
+    AtomicFolder model(folder / "model");
+    fs::create_directory(model.temporary() / "part");
+    write_raw(model.temporary() / "part" / content, content);
+    if (content == "new") {
+      EXPECT_EQ(read_raw(folder / "model/part/old"), "old");
+    }
+    model.commit();
+  }
+  EXPECT_EQ(read_raw(folder / "model/part/new"), "new");
+  EXPECT_FALSE(fs::exists(folder / "model/part/old")) << "what was there is replaced, not mixed with";
+  EXPECT_EQ(folder.count(), 2u);
+}
+
+TEST(AtomicFolder, ThatCannotBeFlushedReplacesNothing) {
+  const TestFolder folder;
+  fs::create_directory(folder / "model");
+  write_raw(folder / "model/a", "old");
+  expect_error(ExitCode::io, "cannot be read", [&] { commit_folder(folder / "absent", folder / "model"); });
+  EXPECT_EQ(read_raw(folder / "model/a"), "old");
+  remove_folder(folder / "model");
+  EXPECT_EQ(folder.count(), 0u);
+}
+
 TEST(AtomicFile, TemporariesAreUniqueHiddenAndInTheSameFolder) {
   const fs::path path = "some/folder/video.mp4";
   const fs::path one = temporary_name(path), two = temporary_name(path);
