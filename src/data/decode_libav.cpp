@@ -29,7 +29,7 @@ class Options {
 void check_file(const std::filesystem::path& path) {
   std::error_code code;
   const auto status = std::filesystem::status(path, code);
-  if (!std::filesystem::exists(status)) fail_data("{}: no such video file: check the path", path.string());
+  if (!std::filesystem::exists(status)) fail_io("{}: no such video file: check the path", path.string());
   VALIDATE(std::filesystem::is_regular_file(status), "{}: not a regular file: expected a video",
            path.string());
   const uintmax_t bytes = std::filesystem::file_size(path, code);

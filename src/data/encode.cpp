@@ -107,7 +107,14 @@ EncodeClip encode_clip(const std::filesystem::path& path, const std::string& id,
   const std::filesystem::path file = find_video(path);
   std::error_code code;
   const uintmax_t bytes = std::filesystem::file_size(file, code);
-  EncodeClip clip{id, caption, spec, [file, spec] { return load_clip(file, spec); }, {}};
+  const auto load = [file, spec] {
+    std::error_code error;
+    // The annotation is at fault, and the other clips are as good as before.
+    VALIDATE(std::filesystem::exists(file, error), "{}: no such video file: check the annotation",
+             file.string());
+    return load_clip(file, spec);
+  };
+  EncodeClip clip{id, caption, spec, load, {}};
   clip.fingerprint = fmt::format("{} bytes, {}", code ? 0 : bytes, describe_window(spec));
   return clip;
 }

@@ -336,7 +336,7 @@ std::vector<std::filesystem::path> list_shards(const std::filesystem::path& fold
             '.'))  // what is being written, or was when a process died
       shards.push_back(entry.path());
   std::sort(shards.begin(), shards.end());
-  VALIDATE(!shards.empty(), "{}: holds no latent shard (*.h5): encode the clips first", folder.string());
+  if (shards.empty()) fail_io("{}: holds no latent shard (*.h5): encode the clips first", folder.string());
   return shards;
 }
 

@@ -81,8 +81,7 @@ std::string shard_name(const std::string& name, int64_t index, int64_t count);
 /// NAME-00003-of-00086.rejects.txt
 std::filesystem::path shard_rejects(std::filesystem::path shard);
 
-/// All complete shards of a folder, sorted by name. Error{io} when there is no folder, Error{data} when it
-/// holds none.
+/// All complete shards of a folder, sorted by name. Error{io} when there is no folder or none in it.
 std::vector<std::filesystem::path> list_shards(const std::filesystem::path& folder);
 
 }  // namespace surgery

@@ -70,8 +70,10 @@ void read_annotation(const std::filesystem::path& annotation, const std::filesys
            "{}: a pickle can run any program when it is read, so it is refused: convert it to JSON",
            annotation.string());
   std::error_code code;
+  if (!std::filesystem::exists(annotation, code))
+    fail_io("{}: no such annotation file: check the listing", annotation.string());
   VALIDATE(std::filesystem::is_regular_file(annotation, code),
-           "{}: no such annotation file: check the listing", annotation.string());
+           "{}: not a regular file: expected an annotation", annotation.string());
   std::ifstream file(annotation, std::ios::binary);
   if (!file) fail_io("{}: cannot be read: check its permissions", annotation.string());
   AnnotationHandler handler(annotation, root, accept, reject);
@@ -81,7 +83,9 @@ void read_annotation(const std::filesystem::path& annotation, const std::filesys
 
 Manifest read_manifest(const std::filesystem::path& listing) {
   std::error_code code;
-  VALIDATE(std::filesystem::is_regular_file(listing, code), "{}: no such listing: check the path",
+  if (!std::filesystem::exists(listing, code))
+    fail_io("{}: no such listing: check the path", listing.string());
+  VALIDATE(std::filesystem::is_regular_file(listing, code), "{}: not a regular file: expected a listing",
            listing.string());
   Manifest manifest;
   if (listing.extension() == ".json" || listing.extension() == ".pkl")

@@ -23,8 +23,7 @@ std::string_view trim(std::string_view text) {
 /// Lines without their ends; blank lines at the end of the file do not count.
 std::vector<std::string> read_lines(const std::filesystem::path& path) {
   std::error_code code;
-  if (!std::filesystem::exists(path, code))
-    fail_data("{}: no such prompt list: check the path", path.string());
+  if (!std::filesystem::exists(path, code)) fail_io("{}: no such prompt list: check the path", path.string());
   const std::string content = read_file(path, kMaxListBytes);
   std::string_view rest = content;
   if (rest.substr(0, 3) == "\xEF\xBB\xBF") rest.remove_prefix(3);

@@ -29,9 +29,9 @@ std::optional<int64_t> resumable_step(const std::vector<int64_t>& whole,
 void load_finetune(const std::filesystem::path& root, int64_t iteration, AdamW& optimizer,
                    const AdamW::Named& parameters);
 
-/// fp32 masters of one checkpoint, by name. Error{data}.
+/// fp32 masters of one checkpoint, by name. Error{io} when it is missing, Error{data}.
 TensorMap load_finetuned_parameters(const std::filesystem::path& root, int64_t iteration);
-/// Hash of a checkpoint's content, from its manifest; Error{data} when it is missing.
+/// Hash of a checkpoint's content, from its manifest; Error{io} when it is missing.
 std::string finetune_checkpoint_hash(const std::filesystem::path& root, int64_t iteration);
 
 /// "400,600,800,1000", those up to `iterations`, ascending; the last iteration always among them.

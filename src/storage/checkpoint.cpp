@@ -96,6 +96,7 @@ Checkpoint commit_checkpoint(const fs::path& temporary, int64_t step, std::vecto
 
 Checkpoint open_checkpoint(const fs::path& folder, CheckpointCheck check) {
   const fs::path path = folder / kManifest;
+  if (!fs::exists(folder)) fail_io("{}: no such checkpoint: make it first, or name another", folder.string());
   VALIDATE(fs::is_regular_file(path), "{}: no manifest.json (not a whole checkpoint): name another",
            folder.string());
   const Json manifest = read_json_file(path.string());

@@ -46,7 +46,8 @@ Checkpoint commit_checkpoint(const std::filesystem::path& temporary, int64_t ste
 
 enum class CheckpointCheck { sizes, hashes };
 
-/// Reads and checks one checkpoint folder. Error{data} naming the file that is missing or differs.
+/// Reads and checks one checkpoint folder. Error{io} when it is not there, Error{data} naming the file in it
+/// that is missing or differs.
 Checkpoint open_checkpoint(const std::filesystem::path& folder,
                            CheckpointCheck check = CheckpointCheck::hashes);
 

@@ -168,7 +168,7 @@ TEST_F(LatentShardTest, WrongSamplesAreRefused) {
 
 TEST_F(LatentShardTest, AFolderListsItsShards) {
   expect_failure([&] { list_shards(file("none")); }, ExitCode::io, {"none", "encode the clips first"});
-  expect_failure([&] { list_shards(folder_); }, ExitCode::data, {"holds no latent shard"});
+  expect_failure([&] { list_shards(folder_); }, ExitCode::io, {"holds no latent shard"});
   write_shard(shard_name("set", 1, 2), 1);
   write_shard(shard_name("set", 0, 2), 1);
   write("set-00000-of-00002.h5.bad", "x");

@@ -151,13 +151,13 @@ TEST_F(ManifestTest, BadListingsNameTheLine) {
   expect_failure(read("\na,b,c.json\n"), ExitCode::data, {"data.txt: line 2", "exactly one comma"});
   expect_failure(read("a,\n"), ExitCode::data, {"line 1 names no annotation"});
   expect_failure(read("a,b.pkl\n"), ExitCode::data, {"b.pkl", "pickle", "convert it to JSON"});
-  expect_failure(read("a,none.json\n"), ExitCode::data, {"none.json", "no such annotation"});
+  expect_failure(read("a,none.json\n"), ExitCode::io, {"none.json", "no such annotation"});
   expect_failure(read(""), ExitCode::data, {"no usable clip", "lists none"});
   expect_failure(read(std::string("a\0b", 3)), ExitCode::data, {"binary file"});
   write("bad.json", R"([{"path": "c.mp4"}])");
   expect_failure(read(".,bad.json\n"), ExitCode::data,
                  {"all 1 are bad", "record 1 (c.mp4)", "cap is missing"});
-  expect_failure([&] { read_manifest(file("none.txt")); }, ExitCode::data, {"none.txt", "no such listing"});
+  expect_failure([&] { read_manifest(file("none.txt")); }, ExitCode::io, {"none.txt", "no such listing"});
 }
 
 TEST_F(ManifestTest, BothSpellingsOfPublishedNamesAreFound) {

@@ -62,8 +62,7 @@ TEST_F(Prompts, BadListsNameTheLine) {
   expect_failure(read("\n \n\n"), ExitCode::data, {"holds no prompt"});
   expect_failure(read(""), ExitCode::data, {"holds no prompt"});
   expect_failure(read(std::string(100000, 'x')), ExitCode::data, {"line 1 has 100000 bytes"});
-  expect_failure([&] { read_prompts(file("none.txt")); }, ExitCode::data,
-                 {"none.txt", "no such prompt list"});
+  expect_failure([&] { read_prompts(file("none.txt")); }, ExitCode::io, {"none.txt", "no such prompt list"});
 }
 
 }  // namespace

@@ -252,7 +252,7 @@ TEST_F(Video, AnUnfinishedFileLeavesNothing) {
 
 TEST_F(Video, BadFilesAreNamedWithTheReason) {
   const auto probe = [&](const std::string& name) { return [this, name] { probe_video(file(name)); }; };
-  expect_failure(probe("missing.mp4"), ExitCode::data, {"missing.mp4", "no such video"});
+  expect_failure(probe("missing.mp4"), ExitCode::io, {"missing.mp4", "no such video"});
   write("empty.mp4", "");
   expect_failure(probe("empty.mp4"), ExitCode::data, {"empty.mp4", "is empty"});
   write("text.mp4", "This is a text file.\nIt has lines.\n");

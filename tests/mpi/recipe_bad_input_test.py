@@ -387,7 +387,7 @@ def test_bad_annotations_are_named(tmp_path, kind, words, ranks):
     listing, annotation = spoilt_listing(tmp_path, kind)
     named = annotation if kind in ["annotation", "truncated", "foreign", "uncaptioned"] else listing
     result = stage("encode", tmp_path / "run", f"--data.videos={listing}", ranks=ranks)
-    refused(result, DATA, named, words, lines=ranks)
+    refused(result, IO if kind in ["listing", "annotation"] else DATA, named, words, lines=ranks)
     assert artifacts(tmp_path / "run") == {}
 
 
@@ -403,7 +403,7 @@ def test_bad_prompt_lists_are_named(tmp_path, content, words):
         prompts.write_bytes(content)
     ranks = 2 if "UTF-8" in words else 1
     result = stage("cache", tmp_path / "run", f"--trajectories.prompts={prompts}", ranks=ranks)
-    refused(result, DATA, prompts, words, lines=ranks)
+    refused(result, IO if content is None else DATA, prompts, words, lines=ranks)
     assert artifacts(tmp_path / "run") == {}
 
 
@@ -415,13 +415,51 @@ def test_a_prompt_file_of_forward_is_named_with_its_line(model, tmp_path):
 
 
 @pytest.mark.parametrize("option,code,words", [
-    ("--generate.prompts={}/prompts.txt", DATA, "line 1 is not UTF-8"), ("--data.videos={}/data.txt", DATA, "no such"),
+    ("--generate.prompts={}/prompts.txt", DATA, "line 1 is not UTF-8"), ("--data.videos={}/data.txt", IO, "no such"),
     ("--select.budget=1000", USAGE, "select.budget"), ("--select.budget=11xR4", USAGE, "but the model has 10"),
     ("--select.pins=12=1", USAGE, "select.pins")])
 def test_a_run_refuses_at_its_start_what_a_late_stage_could_not_use(tmp_path, option, code, words):
     (tmp_path / "prompts.txt").write_bytes(b"\xff\n")
     refused(stage("run", tmp_path / "run", option.format(tmp_path), ranks=2), code, words)
     assert artifacts(tmp_path / "run") == {}
+
+
+# ---- what is not there
+
+ABSENT = [  # commands without a run
+    ("plan", "--rate=1e9", "--model.config={}"), ("inspect", "{}"), ("inspect", "{}.mp4"),
+    ("select", "--tables={}.csv", "--budget=0.7"), ("select", "--tables={}.h5", "--budget=0.7"),
+    ("forward", "--component=text", "--prompt=a", "--model={}", "--output=/dev/null"),
+    ("forward", "--component=text", "--prompt=@{}.txt", f"--model={TEACHER}", "--output=/dev/null"),
+    ("forward", "--component=transformer", "--input={}", f"--model={TEACHER}", "--output=/dev/null"),
+    ("export", "--model={}", "--output={}-output"),
+    ("report", "--run.directory={}", f"--model.path={TEACHER}"),
+]
+
+
+@pytest.mark.parametrize("line", ABSENT, ids=lambda line: f"{line[0]} {line[1][:12]}")
+def test_what_is_not_there_is_an_input_that_failed(tmp_path, line):
+    refused(surgery(*[word.format(tmp_path / "absent") for word in line]), IO, tmp_path / "absent")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name,lacks,words", [
+    ("distill", "cache/trajectory-000001.h5", "cannot be read"), ("tables", "distill/block-04.h5", "cannot be read"),
+    ("select", "tables.h5", "cannot be read"), ("finetune", "selection.json", "run 'select' first"),
+    ("finetune", "data/latents", "encode the clips first"), ("generate", "selection.json", "run 'select' first"),
+    ("generate", "finetune/step-000002", "no such checkpoint"),
+    ("evaluate", "samples/teacher/sample-000000.h5", "run 'generate' first"),
+    ("cache", None, "model.path")])
+def test_a_stage_names_what_it_lacks(run, name, lacks, words):
+    options = []
+    for made in {"distill": ["distill/block-00.h5"], "finetune": ["finetune/step-000002/manifest.json"],
+                 "tables": ["tables.h5"], "evaluate": ["evaluation.json"]}.get(name, []):
+        (run / made).unlink()
+    if lacks:
+        shutil.rmtree(run / lacks) if (run / lacks).is_dir() else (run / lacks).unlink()
+    else:
+        options, lacks = [f"--model.path={run / 'nothing'}"], "nothing"
+    refused(stage(name, run, *options), IO, run / lacks, words)
 
 
 # ---- what cannot be done

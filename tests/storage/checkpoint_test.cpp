@@ -43,6 +43,11 @@ TEST(Checkpoint, IsNotThereUntilCommitted) {
   EXPECT_FALSE(newest_checkpoint(folder.path()).has_value());
 }
 
+TEST(Checkpoint, ThatIsNotThereIsAnInputThatFailed) {
+  const TestFolder folder;
+  expect_error(ExitCode::io, "no such checkpoint", [&] { open_checkpoint(folder / "step-000001"); });
+}
+
 TEST(Checkpoint, OfTheSameStepIsReplaced) {
   const TestFolder folder;
   save(folder.path(), 5, "old");
