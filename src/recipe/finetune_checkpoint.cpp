@@ -31,7 +31,7 @@ void save_finetune(const std::filesystem::path& root, const AdamW& optimizer, co
   save_tensors(folder / kFile, tensors);
   commit_checkpoint(folder, optimizer.steps(), {seal_file(folder, kFile)},
                     {{"fingerprint", fingerprint}, {"world", world}});
-  prune_checkpoints(root, 2, milestones);
+  prune_checkpoints(root, optimizer.steps(), 2, milestones);
 }
 
 std::optional<int64_t> newest_finetune(const std::filesystem::path& root, const std::string& fingerprint,

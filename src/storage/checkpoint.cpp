@@ -174,8 +174,10 @@ std::optional<Checkpoint> resume_from(const fs::path& root, Resume resume) {
   return std::nullopt;
 }
 
-void prune_checkpoints(const fs::path& root, int64_t keep, std::span<const int64_t> milestones) {
+void prune_checkpoints(const fs::path& root, int64_t newest, int64_t keep,
+                       std::span<const int64_t> milestones) {
   std::vector<int64_t> steps = checkpoint_steps(root);
+  std::erase_if(steps, [&](int64_t step) { return step > newest; });
   const int64_t surplus = static_cast<int64_t>(steps.size()) - std::max<int64_t>(2, keep);
   if (surplus <= 0) return;
   steps.resize(static_cast<size_t>(surplus));

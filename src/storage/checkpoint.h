@@ -67,7 +67,9 @@ Resume parse_resume(const std::string& text);
 /// valid checkpoint is Error{data}; `never` gives none.
 std::optional<Checkpoint> resume_from(const std::filesystem::path& root, Resume resume);
 
-/// Removes all but the newest `keep` (at least 2) checkpoints, sparing the milestones.
-void prune_checkpoints(const std::filesystem::path& root, int64_t keep, std::span<const int64_t> milestones);
+/// Of the checkpoints up to step `newest`, removes all but the last `keep` (at least 2), sparing the
+/// milestones. Later ones stay: a run that goes back for a lost milestone comes to them again.
+void prune_checkpoints(const std::filesystem::path& root, int64_t newest, int64_t keep,
+                       std::span<const int64_t> milestones);
 
 }  // namespace surgery

@@ -108,11 +108,21 @@ TEST(Checkpoint, RanksOnDifferentFileSystemsAreFoundOut) {
 TEST(Checkpoint, PruningKeepsTheNewestAndTheMilestones) {
   const TestFolder folder;
   for (int64_t step = 100; step <= 800; step += 100) save(folder.path(), step);
-  prune_checkpoints(folder.path(), 2, std::vector<int64_t>{400, 600});
+  prune_checkpoints(folder.path(), 800, 2, std::vector<int64_t>{400, 600});
   EXPECT_EQ(checkpoint_steps(folder.path()), (std::vector<int64_t>{400, 600, 700, 800}));
-  prune_checkpoints(folder.path(), 0, {});
+  prune_checkpoints(folder.path(), 800, 0, {});
   EXPECT_EQ(checkpoint_steps(folder.path()), (std::vector<int64_t>{700, 800})) << "two are kept at least";
   EXPECT_EQ(folder.count(), 2u);
+}
+
+TEST(Checkpoint, PruningSparesWhatWasJustSavedAndWhatComesLater) {
+  const TestFolder folder;
+  for (const int64_t step : {300, 700, 800}) save(folder.path(), step);
+  prune_checkpoints(folder.path(), 300, 2, std::vector<int64_t>{800});  // 400 is being made again
+  EXPECT_EQ(checkpoint_steps(folder.path()), (std::vector<int64_t>{300, 700, 800}));
+  for (const int64_t step : {350, 400}) save(folder.path(), step);
+  prune_checkpoints(folder.path(), 400, 2, std::vector<int64_t>{400, 800});
+  EXPECT_EQ(checkpoint_steps(folder.path()), (std::vector<int64_t>{350, 400, 700, 800}));
 }
 
 TEST(Checkpoint, ResumeNeverBecomesASilentFreshStart) {
