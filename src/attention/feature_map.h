@@ -29,10 +29,11 @@ struct FeatureMap {
   FeatureMapConfig config;
   std::vector<at::Tensor> weight, bias;
 
-  /// Weights normal with standard deviation 1/sqrt(fan-in); the last bias starts at `last_bias` so that the
-  /// linear term starts small and the student starts as softmax over T_S. The activations that are not small
-  /// at -3 (relu, square, none) start from a last layer of 0.02 times that deviation, around
-  /// softplus(last_bias).
+  /// Weights normal with standard deviation 1/sqrt(fan-in); the last bias starts at `last_bias` so that
+  /// the linear term of a key starts small beside exp(s - c) of the nearest one. (Over the thousands of keys
+  /// of T_L it adds up: the softmax part dominates at the start only for short sequences or a lower bias.)
+  /// The activations that are not small at -3 (relu, square, none) start from a last layer of 0.02 times that
+  /// deviation, around softplus(last_bias).
   static FeatureMap initial(const FeatureMapConfig& config, RandomKey key, double last_bias = -3.0);
   at::Tensor operator()(const at::Tensor& x) const;
   std::vector<at::Tensor> parameters() const;  ///< weight 0, bias 0, weight 1, ...

@@ -88,8 +88,7 @@ at::Tensor hybrid_from_part(const SoftmaxPart& part, const at::Tensor& q, const 
     std::tie(y, normalizer) = hybrid_function(softmax, q.detach(), k.detach(), v.detach(), phi_q, phi_k, rate,
                                               stabilizer, MaxGradient::constant);
   }
-  if (smallest_normalizer && rate.is_linear())
-    *smallest_normalizer = normalizer.detach().min().item<double>();
+  if (smallest_normalizer) *smallest_normalizer = normalizer.detach().min().item<double>();
   return y;
 }
 

@@ -39,7 +39,7 @@ std::vector<SoftmaxPart> nested_softmax_parts(const at::Tensor& q, const at::Ten
 
 /// Eq. 5 from a frozen softmax part (distillation: q, k, v have no gradient, phi has): y [B,H,N,D].
 /// `part` is ignored for a linear rate. k, v are all tokens; T_L is taken by the rate.
-/// `smallest_normalizer`, when given, receives min n_i of a linear rate.
+/// `smallest_normalizer`, when given, receives min n_i.
 at::Tensor hybrid_from_part(const SoftmaxPart& part, const at::Tensor& q, const at::Tensor& k,
                             const at::Tensor& v, const FeatureMap& phi_q, const FeatureMap& phi_k, Rate rate,
                             Stabilizer stabilizer, double* smallest_normalizer = nullptr);

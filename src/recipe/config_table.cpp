@@ -115,7 +115,7 @@ void add_distillation(std::vector<ConfigOption>& table) {
       .add("phi_output_activation", &D::phi_output_activation, "", "of phi, before the powers")
       .one_of({"softplus", "relu", "elu1", "exp", "square", "none"})
       .add("phi_last_bias", &D::phi_last_bias, "",
-           "initial last bias of phi; low = starts as softmax over T_S")
+           "initial last bias of phi: the lower, the smaller the linear term at the start")
       .add("stabilizer", &D::stabilizer, "",
            "c_i of Eq. 5: row maximum (the paper's) or log-sum-exp over T_S")
       .one_of({"max", "lse"})
