@@ -121,6 +121,8 @@ void Decoder::open_stream() {
   const double aspect = to_double(av_guess_sample_aspect_ratio(input_.get(), stream, nullptr));
   info_.pixel_aspect = aspect > 0 ? aspect : 1.0;
   info_.container = input_->iformat->name;
+  if (const AVDictionaryEntry* entry = av_dict_get(input_->metadata, "comment", nullptr, 0))
+    info_.comment = entry->value;
   info_.codec = avcodec_get_name(parameters->codec_id);
   const char* format = av_get_pix_fmt_name(static_cast<AVPixelFormat>(parameters->format));
   info_.pixel_format = format ? format : "unknown";

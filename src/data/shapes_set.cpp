@@ -41,7 +41,7 @@ std::filesystem::path write_shapes_set(const std::filesystem::path& folder, Shap
     const std::string name =
         fmt::format("{}-{:06d}.mp4", to_string(split).substr(to_string(split).find(':') + 1), i);
     if (mine(i) && !is_there(folder / name, frames, height, width, fps))
-      write_mp4(folder / name, shapes_clip(split, i, seed, frames, height, width).frames, fps);
+      write_mp4(folder / name, shapes_clip(split, i, seed, frames, height, width).frames, {.fps = fps});
     annotation.push_back({{"path", name},
                           {"cap", {shapes_caption(shapes_attributes(split, i))}},
                           {"resolution", {{"height", height}, {"width", width}}},

@@ -19,6 +19,7 @@ struct VideoInfo {
   int rotation = 0;               ///< clockwise degrees that the display matrix asks for
   double pixel_aspect = 1;        ///< width of a stored pixel over its height
   std::string container, codec, pixel_format;
+  std::string comment;  ///< the container's tag of that name; empty when there is none
 };
 
 enum class ShortClip { refuse, shorten };    ///< too few frames: an error, or the largest 4k+1 there is
@@ -69,6 +70,7 @@ struct WriteSpec {
   int quality = 10;          ///< x264's CRF (0 lossless .. 51); 10 is what Wan's own writer uses
   std::string encoder = {};  ///< a libav encoder; empty: chosen by the file's suffix
   int rotation = 0;          ///< clockwise degrees to note in the file; a multiple of 90
+  std::string comment = {};  ///< noted in the container (not in a gif)
 };
 
 /// Writes .mp4 (libx264, else libopenh264, else mpeg4 with a warning), .webm or .gif frame by frame: yuv420p,
@@ -90,7 +92,7 @@ class VideoWriter {
 };
 
 /// Writes a whole clip, uint8 [T, H, W, 3], H and W even, atomically. Returns the encoder's name.
-std::string write_mp4(const std::filesystem::path& path, const at::Tensor& frames, double fps = 16,
-                      int quality = 10);
+std::string write_mp4(const std::filesystem::path& path, const at::Tensor& frames,
+                      const WriteSpec& spec = {});
 
 }  // namespace surgery

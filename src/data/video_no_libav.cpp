@@ -38,7 +38,7 @@ void VideoWriter::finish() {}
 std::string VideoWriter::encoder() const {
   return {};
 }
-std::string write_mp4(const std::filesystem::path& path, const at::Tensor&, double, int) {
+std::string write_mp4(const std::filesystem::path& path, const at::Tensor&, const WriteSpec&) {
   refuse(path);
 }
 

@@ -120,6 +120,8 @@ struct VideoWriter::State {
     stream->time_base = codec->time_base;
     stream->avg_frame_rate = codec->framerate;
     if (spec.rotation != 0) libav::note_rotation(stream, spec.rotation);
+    if (!spec.comment.empty())
+      check(av_dict_set(&output->metadata, "comment", spec.comment.c_str(), 0), "noting the comment");
     check(avio_open(&output->pb, ("file:" + temporary.string()).c_str(), AVIO_FLAG_WRITE),
           "creating the file");
     check(avformat_write_header(output.get(), nullptr), "writing the header");
@@ -220,13 +222,10 @@ void VideoWriter::finish() {
   s.committed = true;
 }
 
-std::string write_mp4(const std::filesystem::path& path, const at::Tensor& frames, double fps, int quality) {
+std::string write_mp4(const std::filesystem::path& path, const at::Tensor& frames, const WriteSpec& spec) {
   VALIDATE(frames.dim() == 4 && frames.size(0) > 0,
            "{}: frames have shape {}: expected uint8 [T, H, W, 3], T > 0", path.string(),
            fmt::join(frames.sizes(), "x"));
-  WriteSpec spec;
-  spec.fps = fps;
-  spec.quality = quality;
   VideoWriter writer(path, frames.size(1), frames.size(2), spec);
   writer.add(frames);
   writer.finish();

@@ -41,13 +41,21 @@ ArtifactState check_artifact(
     set_aside(path, error.what());
     return ArtifactState::missing;
   }
-  if (found != fingerprint)
+  require_fingerprint(path, found, fingerprint);
+  return ArtifactState::present;
+}
+
+void require_fingerprint(const std::filesystem::path& path, const std::string& found,
+                         const std::string& expected) {
+  if (found != expected)
     fail_usage(
         "{} was made with other settings or another model (fingerprint {} instead of {}): choose another "
-        "run.directory, "
-        "or move the file away to have it made again",
-        path.string(), found, fingerprint);
-  return ArtifactState::present;
+        "run.directory, or move the file away to have it made again",
+        path.string(), found, expected);
+}
+
+void require_file(const std::filesystem::path& path, std::string_view command) {
+  if (!std::filesystem::exists(path)) fail_io("{}: is not there: run '{}' first", path.string(), command);
 }
 
 std::string make_fingerprint(const std::vector<std::string>& parts) {

@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "recipe/run_directory.h"
@@ -17,6 +18,13 @@ enum class ArtifactState { missing, present };
 ArtifactState check_artifact(
     const RunDirectory& run, const std::filesystem::path& path, const std::string& fingerprint,
     const std::function<std::string(const std::filesystem::path&)>& read_fingerprint);
+
+/// For a stage's input: `found`, which was read from `path`, must be what this configuration makes.
+/// Error{usage} naming both fingerprints.
+void require_fingerprint(const std::filesystem::path& path, const std::string& found,
+                         const std::string& expected);
+/// For a stage's input: Error{io} naming the command that makes it where `path` is missing.
+void require_file(const std::filesystem::path& path, std::string_view command);
 
 /// Where `path` is missing and the run's base has it with this fingerprint: makes it a hard link to that (a
 /// copy across file systems).

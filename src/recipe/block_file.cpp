@@ -16,6 +16,12 @@ std::vector<double> to_vector(const at::Tensor& t) {
 
 }  // namespace
 
+const RateState& BlockState::at(Rate wanted) const {
+  for (const RateState& state : rates)
+    if (state.rate == wanted) return state;
+  fail_data("block {}: rate {} was not distilled: add it to distill.rates", block, wanted.name());
+}
+
 int64_t feature_map_flat_size(const FeatureMapConfig& config) {
   const int64_t out = config.features();
   int64_t size = 0;

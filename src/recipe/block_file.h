@@ -17,7 +17,7 @@ struct RateState {
   int64_t step = 0;
   std::vector<double> losses;      ///< training loss of every update
   std::vector<double> held_out;    ///< [held-out prompts * timesteps], once distilled
-  double smallest_normalizer = 0;  ///< of a linear rate
+  double smallest_normalizer = 0;  ///< n_i over the held-out samples
 };
 
 /// A block's distillation: state of every rate and how far it got (distill/block-07.h5).
@@ -28,6 +28,8 @@ struct BlockState {
   bool done = false;                  ///< held-out errors are in
   std::vector<double> teacher_scale;  ///< mean |y| of every held-out sample: what an error is relative to
   std::vector<RateState> rates;
+  /// Of a rate that was distilled; Error{data}.
+  const RateState& at(Rate rate) const;
 };
 
 int64_t feature_map_flat_size(const FeatureMapConfig& config);

@@ -37,7 +37,11 @@ struct Work {
   Trajectory trajectory(int64_t index) const {
     const Prompt& prompt = prompts[static_cast<size_t>(index)];
     if (recipe.config.trajectories.source == "live") return run_teacher(recipe, prompt, index);
-    return read_trajectory(recipe.run.trajectory(index));
+    const auto path = recipe.run.trajectory(index);
+    require_file(path, "cache");
+    Trajectory trajectory = read_trajectory(path);
+    require_fingerprint(path, trajectory.fingerprint, trajectory_fingerprint_of(recipe, prompt, index));
+    return trajectory;
   }
   bool both_branches() const { return recipe.config.trajectories.guidance > 1; }
   /// Groups of one trajectory, and of all training.
@@ -137,6 +141,15 @@ std::string distill_fingerprint(Recipe& recipe) {
   for (size_t i = 0; i < prompts.size(); ++i)
     parts.push_back(trajectory_fingerprint_of(recipe, prompts[i], static_cast<int64_t>(i)));
   return make_fingerprint(parts);
+}
+
+BlockState read_distilled(Recipe& recipe, int64_t block) {
+  const auto path = recipe.run.block(block);
+  require_file(path, "distill");
+  BlockState state = read_block(path);
+  require_fingerprint(path, state.fingerprint, distill_fingerprint(recipe));
+  if (!state.done) fail_io("{}: block {} is not fully distilled: run 'distill' first", path.string(), block);
+  return state;
 }
 
 bool make_distillation(Recipe& recipe) {

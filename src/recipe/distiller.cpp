@@ -193,11 +193,10 @@ void measure_block(BlockState& state, const BlockSample& sample, const DistillPl
     RateState& rate = state.rates[r];
     const auto [phi_q, phi_k] = unflatten(plan.feature_map, rate.parameters);
     double smallest = 0;
-    const at::Tensor y = student(sample, r, plan, phi_q, phi_k, rate.rate.is_linear() ? &smallest : nullptr);
+    const at::Tensor y = student(sample, r, plan, phi_q, phi_k, &smallest);
     rate.held_out.push_back(value_loss(sample.y, y).item<double>());
-    if (rate.rate.is_linear())
-      rate.smallest_normalizer =
-          rate.held_out.size() == 1 ? smallest : std::min(rate.smallest_normalizer, smallest);
+    rate.smallest_normalizer =
+        rate.held_out.size() == 1 ? smallest : std::min(rate.smallest_normalizer, smallest);
   }
 }
 

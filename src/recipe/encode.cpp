@@ -132,6 +132,9 @@ LatentSet LatentSet::open(Recipe& recipe) {
     LatentShard shard(path);
     if (shard.size() == 0) continue;
     shard.check_space(space);
+    if (d.shards.empty() && shard.header().source != d.videos)
+      fail_usage("{}: holds clips of {}, not of data.videos = {}: run 'encode' again", path.string(),
+                 shard.header().source, d.videos);
     VALIDATE(shard.latent_shape() == std::vector<int64_t>(shape.begin() + 1, shape.end()),
              "{}: its clips are not {} frames of {}x{} (data.frames, data.height, data.width): encode with "
              "these settings",

@@ -161,16 +161,26 @@ bool make_evaluation(Recipe& recipe) {
     asked.push_back(parse_shapes_caption(prompts[static_cast<size_t>(i / g.samples)].name));
     shapes = shapes && asked.back().has_value();
   }
+  const Selection selection = read_selection(recipe);
+  std::vector<std::string> wanted;  // on every rank: the model's hashes are a collective
+  for (const std::string& variant : variants)
+    for (int64_t i = 0; i < clips; ++i)
+      wanted.push_back(
+          sample_fingerprint(recipe, selection, variant, prompts[static_cast<size_t>(i / g.samples)], i));
   // The clips carry everything they depend on; together they decide whether the scores still hold.
   std::string fingerprint;
   int64_t current = 0;
   if (recipe.session.rank() == 0) {
-    std::vector<std::string> parts{"evaluation-1", shapes ? "shapes" : ""};
-    for (const std::string& variant : variants)
+    std::vector<std::string> parts{"evaluation-2", shapes ? "shapes" : ""};
+    if (shapes)
+      for (const Prompt& prompt : prompts) parts.push_back(prompt.name);
+    for (size_t v = 0; v < variants.size(); ++v)
       for (int64_t i = 0; i < clips; ++i) {
-        const auto path = sample_path(recipe.run, variant, i);
-        if (!std::filesystem::exists(path)) fail_io("{}: no such clip: run 'generate' first", path.string());
-        parts.push_back(variant + read_sample(path).fingerprint);
+        const auto path = sample_path(recipe.run, variants[v], i);
+        require_file(path, "generate");
+        const std::string& expected = wanted[v * static_cast<size_t>(clips) + static_cast<size_t>(i)];
+        require_fingerprint(path, read_sample(path).fingerprint, expected);
+        parts.push_back(variants[v] + expected);
       }
     fingerprint = make_fingerprint(parts);
     if (std::filesystem::exists(recipe.run.evaluation())) try {

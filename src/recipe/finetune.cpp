@@ -13,6 +13,7 @@
 #include "recipe/finetune_checkpoint.h"
 #include "recipe/latent_set.h"
 #include "recipe/student.h"
+#include "storage/checkpoint.h"
 
 namespace surgery {
 namespace {
@@ -212,6 +213,9 @@ bool make_finetuning(Recipe& recipe) {
   if (newest >= 0) {
     trainer.load(newest);
     log_info("finetune: continues after iteration {}", newest);
+    for (const int64_t later : checkpoint_steps(recipe.run.finetune()))
+      if (later > newest)
+        log_info("finetune: an earlier milestone is missing; step-{:06d} is kept and made again", later);
   } else {
     log_info("finetune: starts from the distilled student ({} samples, {} iterations)", data.size(),
              f.iterations);

@@ -17,19 +17,6 @@ namespace {
 
 constexpr double kVideoFps = 16;
 
-std::string sample_fingerprint(Recipe& recipe, const Selection& selection, const std::string& variant,
-                               const Prompt& prompt, int64_t index) {
-  const GenerateSection& g = recipe.config.generate;
-  std::string model = recipe.transformer_hash();
-  if (variant != "teacher") model += student_fingerprint(recipe, selection);
-  if (const auto iteration = variant_iteration(variant))
-    model += finetune_checkpoint_hash(recipe.run.finetune(), *iteration);
-  return make_fingerprint({"sample-1", model, recipe.text_hash(), recipe.vae_hash(), prompt.text,
-                           g.negative_prompt,
-                           fmt::format("{} {} {} {} {} {} {} {} {}", index, recipe.config.run.seed, g.frames,
-                                       g.height, g.width, g.steps, g.guidance, g.shift, g.sampler)});
-}
-
 Sample generate_sample(Recipe& recipe, const Transformer& model, const Prompt& prompt, int64_t index,
                        int64_t repeat) {
   const GenerateSection& g = recipe.config.generate;
@@ -62,7 +49,21 @@ void write_video(Recipe& recipe, const std::filesystem::path& path, const Sample
   const at::NoGradGuard no_grad;
   const Vae& vae = recipe.vae();
   const at::Tensor video = vae.decode(vae.denormalize(sample.latents.unsqueeze(0).to(recipe.device)));
-  write_mp4(path, video_to_frames(video.to(at::kCPU)), kVideoFps);
+  WriteSpec spec;
+  spec.fps = kVideoFps;
+  spec.comment = sample.fingerprint;
+  write_mp4(path, video_to_frames(video.to(at::kCPU)), spec);
+}
+
+/// Whether the file shows the clip of this fingerprint: videos/ may still hold another model's.
+bool shows(const std::filesystem::path& path, const std::string& fingerprint) {
+  if (!std::filesystem::exists(path)) return false;
+  try {
+    return probe_video(path).comment == fingerprint;
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::data) throw;
+    return false;
+  }
 }
 
 bool make_variant(Recipe& recipe, const Selection& selection, const std::string& variant) {
@@ -88,7 +89,8 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
     const ArtifactState state =
         check_artifact(recipe.run, sample_path(recipe.run, variant, i), fingerprints[static_cast<size_t>(i)],
                        [](const auto& path) { return read_sample(path).fingerprint; });
-    return videos && !std::filesystem::exists(video_path(i)) ? ArtifactState::missing : state;
+    const bool shown = !videos || shows(video_path(i), fingerprints[static_cast<size_t>(i)]);
+    return shown ? state : ArtifactState::missing;
   });
   std::vector<WorkUnit> units;
   for (const int64_t i : missing) units.push_back({fmt::format("{} clip {}", variant, i), 1});
@@ -100,9 +102,12 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
         const auto path = sample_path(recipe.run, variant, i);
         Sample sample;
         if (std::filesystem::exists(path)) {
-          sample = read_sample(path);  // only its mp4 is missing
+          sample = read_sample(path);  // only its mp4 is missing or another model's
         } else {
-          if (!model) model = variant_model(recipe, variant, selection);
+          if (!model) {
+            model = variant_model(recipe, variant, selection);
+            model->to(recipe.device, recipe.model_dtype());
+          }
           sample = generate_sample(recipe, *model, prompt_of(i), i, i % g.samples);
           sample.fingerprint = fingerprints[static_cast<size_t>(i)];
           write_sample(path, sample);
@@ -141,6 +146,9 @@ bool make_model(Recipe& recipe) {
   const Selection selection = read_selection(recipe);
   const std::string variant = sample_variants(recipe.config).back();
   std::string fingerprint = student_fingerprint(recipe, selection);
+  const std::filesystem::path source = recipe.config.model.path;
+  for (const auto& file : {source / "model_index.json", source / "scheduler" / "scheduler_config.json"})
+    if (std::filesystem::exists(file)) fingerprint += hash_file(file);
   if (const auto iteration = variant_iteration(variant))
     fingerprint += finetune_checkpoint_hash(recipe.run.finetune(), *iteration);
   fingerprint += recipe.vae_hash() + recipe.text_hash();

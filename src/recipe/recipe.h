@@ -30,6 +30,8 @@ class Recipe {
   const at::Device device;
 
   const Transformer& teacher();
+  /// What the transformer computes in: fp32 on the CPU, its file's own type elsewhere.
+  at::ScalarType model_dtype() { return teacher().parameters().begin()->second.scalar_type(); }
   const TransformerConfig& teacher_config();
   const Vae& vae();
   const Tokenizer& tokenizer();

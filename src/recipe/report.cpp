@@ -186,6 +186,21 @@ Series loss_series(const std::vector<BlockState>& blocks, size_t r) {
   return series;
 }
 
+/// Attention divides by n_i: where it comes near zero, or below with signed features, a block is unstable.
+Table normalizer_table(const std::vector<BlockState>& blocks) {
+  Table table;
+  table.columns = {{"rate", false}, {"smallest n", true}, {"in block", true}};
+  for (size_t r = 0; r < blocks.front().rates.size(); ++r) {
+    const auto least = std::ranges::min_element(
+        blocks, {}, [&](const BlockState& block) { return block.rates[r].smallest_normalizer; });
+    const RateState& rate = least->rates[r];
+    table.rows.push_back({rate.rate.is_linear() ? "linear" : "R" + rate.rate.name(),
+                          format_number(rate.smallest_normalizer), std::to_string(least->block)});
+  }
+  table.caption = "The smallest normalizer n of Eq. 5 over the held-out samples; attention divides by it.";
+  return table;
+}
+
 void add_distillation(Page& page, const Inputs& in) {
   if (in.blocks.empty()) return;
   page.section("Distillation");
@@ -200,6 +215,7 @@ void add_distillation(Page& page, const Inputs& in) {
     page.text("The feature maps were not trained (no linear branch).");
   else
     page.figure(plot_svg(plot), "Training loss of the feature maps, each block alone.");
+  if (std::ranges::all_of(in.blocks, &BlockState::done)) page.table(normalizer_table(in.blocks));
 }
 
 void add_finetuning(Page& page, const Inputs& in) {

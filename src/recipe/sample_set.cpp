@@ -2,6 +2,7 @@
 
 #include "base/errors.h"
 #include "base/text.h"
+#include "recipe/artifact.h"
 #include "recipe/finetune_checkpoint.h"
 #include "storage/hdf5_file.h"
 
@@ -80,6 +81,19 @@ std::vector<std::string> video_names(const std::vector<Prompt>& prompts, int64_t
       names.push_back(fmt::format("{}-{}.mp4", stem, used[stem]++));
     }
   return names;
+}
+
+std::string sample_fingerprint(Recipe& recipe, const Selection& selection, const std::string& variant,
+                               const Prompt& prompt, int64_t index) {
+  const GenerateSection& g = recipe.config.generate;
+  std::string model = recipe.transformer_hash();
+  if (variant != "teacher") model += student_fingerprint(recipe, selection);
+  if (const auto iteration = variant_iteration(variant))
+    model += finetune_checkpoint_hash(recipe.run.finetune(), *iteration);
+  return make_fingerprint({"sample-1", model, recipe.text_hash(), recipe.vae_hash(), prompt.text,
+                           g.negative_prompt,
+                           fmt::format("{} {} {} {} {} {} {} {} {}", index, recipe.config.run.seed, g.frames,
+                                       g.height, g.width, g.steps, g.guidance, g.shift, g.sampler)});
 }
 
 Transformer variant_model(Recipe& recipe, const std::string& variant, const Selection& selection) {

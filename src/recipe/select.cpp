@@ -12,6 +12,8 @@
 namespace surgery {
 namespace {
 
+constexpr double kSmallNormalizer = 1e-6;
+
 double mean(const std::vector<double>& values) {
   double sum = 0;
   for (const double v : values) sum += v;
@@ -52,19 +54,29 @@ Tables build_tables(Recipe& recipe, const DistillPlan& plan) {
   std::vector<std::optional<double>> milliseconds(rates.size());
   if (recipe.config.cost.measure == "milliseconds")
     for (size_t r = 0; r < rates.size(); ++r)
-      milliseconds[r] = time_attention(geometry, plan.feature_map, rates[r], plan.stabilizer, recipe.device);
+      milliseconds[r] = time_attention(geometry, plan.feature_map, rates[r], plan.stabilizer, recipe.device,
+                                       recipe.model_dtype());
   Tables tables = cost_tables(recipe, plan);
   auto row = tables.rows.begin();
   for (int64_t b = 0; b < geometry.blocks; ++b) {
-    const BlockState block = read_block(recipe.run.block(b));
-    VALIDATE(block.done, "{}: block {} is not fully distilled: run 'distill' first",
-             recipe.run.block(b).string(), b);
+    const BlockState block = read_distilled(recipe, b);
+    for (const RateState& rate : block.rates)
+      if (rate.smallest_normalizer < kSmallNormalizer)
+        log_warning("block {} at rate {}: a normalizer n_i of {:.3g} was seen; attention divides by it", b,
+                    rate.rate.name(), rate.smallest_normalizer);
     for (size_t r = 0; r < rates.size(); ++r, ++row) {
-      if (r > 0) row->error = mean(block.rates[r - 1].held_out);
+      if (!rates[r].is_full()) row->error = mean(block.at(rates[r]).held_out);
       row->milliseconds = milliseconds[r];
     }
   }
   return tables;
+}
+
+/// What the tables depend on. Collective on first use.
+std::string tables_fingerprint_of(Recipe& recipe) {
+  const CostSection& cost = recipe.config.cost;
+  return make_fingerprint({"tables-1", distill_fingerprint(recipe),
+                           fmt::format("{} {} {} {}", cost.frames, cost.height, cost.width, cost.measure)});
 }
 
 }  // namespace
@@ -78,10 +90,7 @@ void check_selection(Recipe& recipe) {
 bool make_tables(Recipe& recipe) {
   StageTimer timer(recipe, "tables");
   const DistillPlan plan = recipe_distill_plan(recipe);
-  const CostSection& cost = recipe.config.cost;
-  const std::string fingerprint =
-      make_fingerprint({"tables-1", distill_fingerprint(recipe),
-                        fmt::format("{} {} {} {}", cost.frames, cost.height, cost.width, cost.measure)});
+  const std::string fingerprint = tables_fingerprint_of(recipe);
   int64_t made = 0;
   if (recipe.session.rank() == 0) {
     // Cheap and derived: made again whenever its inputs changed.
@@ -106,8 +115,11 @@ bool make_tables(Recipe& recipe) {
 
 bool make_selection(Recipe& recipe) {
   StageTimer timer(recipe, "select");
+  const std::string fingerprint = tables_fingerprint_of(recipe);
   int64_t made = 0;
   if (recipe.session.rank() == 0) {
+    require_file(recipe.run.tables_h5(), "tables");
+    require_fingerprint(recipe.run.tables_h5(), tables_fingerprint(recipe.run.tables_h5()), fingerprint);
     const Selection selection = select_rates(read_tables(recipe.run.tables_h5()), recipe.config.select);
     const std::string json = selection_json(selection);
     if (!std::filesystem::exists(recipe.run.selection()) || read_file(recipe.run.selection()) != json) {

@@ -9,11 +9,17 @@ namespace surgery {
 
 Selection read_selection(Recipe& recipe) {
   const auto path = recipe.run.selection();
-  if (!std::filesystem::exists(path)) fail_io("{}: no selection yet: run 'select' first", path.string());
+  require_file(path, "select");
   Selection selection = parse_selection(read_file(path), path.string());
   VALIDATE(static_cast<int64_t>(selection.rates.size()) == recipe.teacher_config().num_layers,
            "{}: {} rates for a model of {} blocks (made for another model): select again", path.string(),
            selection.rates.size(), recipe.teacher_config().num_layers);
+  const SelectSection& select = recipe.config.select;
+  if (selection.mode != select.mode || selection.budget_text != select.budget ||
+      selection.column != select.column)
+    fail_usage("{}: was selected with mode {}, budget {} {}, not with {}, {} {}: run 'select' again",
+               path.string(), selection.mode, selection.budget_text, selection.column, select.mode,
+               select.budget, select.column);
   return selection;
 }
 
@@ -31,12 +37,9 @@ Transformer make_student(Recipe& recipe, const Selection& selection) {
   settings.phi_output_activation = plan.feature_map.output_activation;
   settings.stabilizer = plan.stabilizer;
   student.make_hybrid(settings, [&](int64_t block) {
-    const BlockState state = read_block(recipe.run.block(block));
-    for (const RateState& rate : state.rates)
-      if (rate.rate == selection.rates[static_cast<size_t>(block)])
-        return unflatten(plan.feature_map, rate.parameters.to(recipe.device).clone());
-    fail_data("{}: rate {} was not distilled: add it to distill.rates", recipe.run.block(block).string(),
-              selection.rates[static_cast<size_t>(block)].name());
+    const BlockState state = read_distilled(recipe, block);
+    const RateState& rate = state.at(selection.rates[static_cast<size_t>(block)]);
+    return unflatten(plan.feature_map, rate.parameters.to(recipe.device).clone());
   });
   return student;
 }

@@ -29,6 +29,15 @@ TEST_F(Video, WhatIsWrittenIsReadBack) {
   EXPECT_GT(psnr(read, frames), encoder == "mpeg4" ? 32 : 40);
 }
 
+TEST_F(Video, ACommentIsReadBack) {
+  for (const char* name : {"a.mp4", "a.webm"}) {
+    write_mp4(file(name), colour_frames(5, 64, 96), {.comment = "1a2b é"});
+    EXPECT_EQ(probe_video(file(name)).comment, "1a2b é") << name;
+  }
+  write_mp4(file("b.mp4"), colour_frames(5, 64, 96));
+  EXPECT_EQ(probe_video(file("b.mp4")).comment, "");
+}
+
 TEST_F(Video, ColoursSurvive) {
   at::Tensor frames = at::zeros({5, 64, 64, 3}, at::kByte);
   const std::vector<std::vector<int64_t>> colours{

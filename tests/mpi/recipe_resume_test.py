@@ -84,7 +84,7 @@ def test_finetuning_continues_exactly(undisturbed, tmp_path, ranks):
     directory = tmp_path / "run"
     run_and_kill(directory, 2, "finetune/step-000003/manifest.json", 1)
     assert not (directory / "finetune/step-000008").exists(), "the rank was killed too late to show anything"
-    run(directory, ranks)
+    assert "finetune: continues after iteration 3" in run(directory, ranks)
     expected, found, start = states(undisturbed, 8), states(directory, 8), states(undisturbed, 2)
     assert expected.keys() == found.keys()
     moved = max(numpy.abs(expected[name] - start[name]).max() for name in expected if name.startswith("parameter."))
@@ -185,6 +185,60 @@ def test_other_settings_are_refused_not_overwritten(undisturbed):
     assert "was made with other settings" in result.stderr
     assert ledger(undisturbed)[-1]["outcome"] == "failed", "the time of a stage that failed was lent, too"
     assert hashes(undisturbed, IDENTICAL) == before
+
+
+@pytest.mark.parametrize("stage,option,path", [
+    ("distill", "--trajectories.guidance=3", "distill/block-00.h5"),
+    ("tables", "--distill.rates=2,linear", "distill/block-00.h5"),
+    ("select", "--distill.rates=2,linear", "tables.h5"),
+    ("select", "--cost.frames=41", "tables.h5"),
+    ("finetune", "--select.budget=3xR2", "selection.json"),
+    ("finetune", "--select.mode=softmax", "selection.json"),
+    ("finetune", "--distill.stabilizer=lse", "finetune/step-"),
+    ("finetune", "--data.videos=shapes:distill", "data/latents/latents-"),
+    ("generate", "--generate.steps=3", "samples/teacher/sample-000000.h5"),
+    ("evaluate", "--generate.steps=3", "samples/teacher/sample-000000.h5"),
+])
+def test_a_stage_alone_refuses_inputs_of_other_settings(undisturbed, tmp_path, stage, option, path):
+    directory = tmp_path / "run"
+    shutil.copytree(undisturbed, directory)
+    if stage == "distill":  # its own files are looked at first
+        for block in directory.glob("distill/*.h5"):
+            block.unlink()
+        path = "cache/trajectory-000000.h5"
+    if stage in ("tables", "select") and "rates" in option:
+        (directory / "tables.csv").unlink()
+    before = hashes(directory, IDENTICAL)
+    result = subprocess.run(command(directory, 2, option, stage=stage), env=environment(), capture_output=True,
+                            text=True, timeout=600)
+    assert result.returncode == 64, result.stderr[-3000:]
+    assert str(directory / path) in result.stderr, result.stderr[-3000:]
+    assert hashes(directory, IDENTICAL) == before
+
+
+def test_a_video_of_another_model_is_made_again(undisturbed, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(undisturbed, directory)
+    videos = {path.name: path.read_bytes() for path in directory.glob("videos/*.mp4")}
+    assert len(videos) >= 2
+    for path in directory.glob("videos-teacher/*.mp4"):
+        assert path.read_bytes() != videos[path.name], "the teacher's clips and the student's are the same: blind"
+        shutil.copyfile(path, directory / "videos" / path.name)
+    run(directory, 1)
+    assert {path.name: path.read_bytes() for path in directory.glob("videos/*.mp4")} == videos
+
+
+def test_a_lost_milestone_is_made_again_and_later_ones_stay(undisturbed, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(undisturbed, directory)
+    milestones = sorted(path.name for path in directory.glob("finetune/step-*"))
+    assert milestones[-1] == "step-000008" and len(milestones) >= 3
+    lost = milestones[-3]
+    expected = hashes(directory, [f"finetune/{name}/*.safetensors" for name in milestones])
+    shutil.rmtree(directory / "finetune" / lost)
+    output = run(directory, 2, stage="finetune")
+    assert "is kept" in output
+    assert hashes(directory, [f"finetune/{name}/*.safetensors" for name in milestones]) == expected
 
 
 def test_resume_says_what_it_does(undisturbed, tmp_path):
