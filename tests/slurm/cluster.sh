@@ -4,7 +4,7 @@
 # `start` writes configuration, keys, state and logs into FOLDER (made if missing), starts the daemons, waits until both
 # nodes are idle and prints what to put into the environment. `stop` ends the daemons of FOLDER. Nothing outside
 # FOLDER is touched, so several clusters can live side by side (SURGERY_SLURM_PORT tells their ports apart).
-# Exit code 77 when slurm-wlm and munge are not installed.
+# Exit code 77 when slurm-wlm and munge are not installed, or slurmd finds no cgroups.
 set -euo pipefail
 action=${1:?start or stop} folder=${2:?folder}
 port=${SURGERY_SLURM_PORT:-16810}
@@ -30,7 +30,7 @@ write_configuration() {
   user=$(id -un)
   cat >"$folder/slurm.conf" <<EOF
 ClusterName=simulated
-SlurmctldHost=localhost
+SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort=$port
 SlurmUser=$user
 SlurmdUser=$user
@@ -79,9 +79,17 @@ start() {
   write_configuration
   export SLURM_CONF=$folder/slurm.conf
   slurmctld
-  for node in n1 n2; do slurmd -N "$node"; done
-  for _ in {1..300}; do
-    [[ $(sinfo -h -o %T -t idle -N 2>/dev/null | wc -l) == 2 ]] && { echo "export SLURM_CONF=$SLURM_CONF"; return 0; }
+  for node in n1 n2; do
+    slurmd -N "$node" || {
+      stop
+      grep -q cgroup "$folder/slurmd-$node.log" || exit 1
+      echo "cluster.sh: slurmd needs cgroups, which this machine or container does not offer" >&2
+      exit 77
+    }
+  done
+  SECONDS=0
+  while ((SECONDS < 60)); do
+    [[ $(timeout 5 sinfo -h -o %T -t idle -N 2>/dev/null | wc -l) == 2 ]] && { echo "export SLURM_CONF=$SLURM_CONF"; return 0; }
     sleep 0.2
   done
   echo "cluster.sh: the nodes did not come up; $folder holds the logs" >&2
