@@ -23,8 +23,9 @@ struct Simd {
   static SURGERY_INLINE Vector max(Vector a, Vector b) { return a > b ? a : b; }
 
   /// 2^x for x <= 127, relative error 2e-7; below -126 it stays at 2^-126, so no denormal slows the sums.
+  /// NaN stays NaN: a comparison with it is false, so it must be max's second operand.
   static SURGERY_INLINE Vector exp2(Vector x) {
-    x = max(x, all(-126.0f));
+    x = max(all(-126.0f), x);
     const Vector shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
     const Vector rounded = x + shift;
     const Vector r = x - (rounded - shift);

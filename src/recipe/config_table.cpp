@@ -100,7 +100,7 @@ void add_distillation(std::vector<ConfigOption>& table) {
       .add("shift", &T::shift, "", "time shift of the noise schedule")
       .range(0.001, 1000)
       .add("sampler", &T::sampler, "", "of the teacher's runs")
-      .one_of({"euler", "euler-ancestral", "unipc"})
+      .one_of({"euler", "euler-ancestral", "unipc", "dpm++2m"})
       .add("negative_prompt", &T::negative_prompt, "", "text of the unconditional branch")
       .add("source", &T::source, "", "latent = cached latents, teacher replayed; live = nothing cached")
       .one_of({"latent", "live"});
@@ -121,7 +121,8 @@ void add_distillation(std::vector<ConfigOption>& table) {
       .one_of({"max", "lse"})
       .add("loss", &D::loss, "", "value = Eq. 7, attention = Eq. 6")
       .one_of({"value", "attention"})
-      .add("linear_branch", &D::linear_branch, "", "false = softmax over T_S alone (ablation)")
+      .add("linear_branch", &D::linear_branch, "",
+           "false = softmax over T_S alone (ablation); its cost stays that of Eq. 5")
       .add("learning_rate", &D::learning_rate, "", "of AdamW")
       .range(0)
       .add("schedule", &D::schedule, "", "of the learning rate: constant, or cosine to 5 % over all updates")
@@ -230,7 +231,7 @@ void add_generation(std::vector<ConfigOption>& table) {
       .add("shift", &G::shift, "", "time shift of the noise schedule")
       .range(0.001, 1000)
       .add("sampler", &G::sampler, "", "of generation")
-      .one_of({"euler", "euler-ancestral", "unipc"})
+      .one_of({"euler", "euler-ancestral", "unipc", "dpm++2m"})
       .add("negative_prompt", &G::negative_prompt, "", "text of the unconditional branch")
       .clip("the generated clips");
   SectionTable<EvaluateSection>(table, "evaluate", &Config::evaluate)

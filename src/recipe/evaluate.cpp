@@ -74,24 +74,22 @@ VariantScore summarize(const std::string& variant, const at::Tensor& rows,
   return score;
 }
 
-// The paper averages its scores over the checkpoints. Their clips share prompts and noise, so they do not
-// count as more clips: the counts are means, rounded, and the interval is that of one checkpoint's clips.
-VariantScore average(const std::vector<VariantScore>& checkpoints) {
-  VariantScore mean;
-  mean.variant = "mean of checkpoints";
-  std::array<double, 5> counts{};
+double share(int64_t count, int64_t clips) {
+  return clips == 0 ? 0 : static_cast<double>(count) / static_cast<double>(clips);
+}
+
+MeanScore average(const std::vector<VariantScore>& checkpoints) {
+  MeanScore mean;
+  mean.checkpoints = std::ssize(checkpoints);
+  const double weight = 1.0 / static_cast<double>(checkpoints.size());
   for (const VariantScore& s : checkpoints) {
-    const double share = 1.0 / static_cast<double>(checkpoints.size());
     mean.clips = s.clips;
-    mean.latent_error += s.latent_error * share;
-    mean.psnr += s.psnr * share;
+    mean.latent_error += s.latent_error * weight;
+    mean.psnr += s.psnr * weight;
     mean.has_shapes = s.has_shapes;
-    mean.shapes.clips = s.shapes.clips;
-    counts[4] += static_cast<double>(s.shapes.all_four) * share;
-    for (size_t a = 0; a < 4; ++a) counts[a] += static_cast<double>(s.shapes.right[a]) * share;
+    mean.clip_share += s.shapes.clip_share() * weight;
+    for (size_t a = 0; a < 4; ++a) mean.attribute_share[a] += share(s.shapes.right[a], s.clips) * weight;
   }
-  mean.shapes.all_four = std::llround(counts[4]);
-  for (size_t a = 0; a < 4; ++a) mean.shapes.right[a] = std::llround(counts[a]);
   return mean;
 }
 
@@ -108,6 +106,30 @@ nlohmann::ordered_json to_json(const VariantScore& s) {
                       {"attribute_share", s.shapes.attribute_share()}};
   }
   return json;
+}
+
+nlohmann::ordered_json to_json(const MeanScore& mean) {
+  nlohmann::ordered_json json{{"checkpoints", mean.checkpoints},
+                              {"clips", mean.clips},
+                              {"latent_error", mean.latent_error},
+                              {"psnr", mean.psnr}};
+  if (mean.has_shapes)
+    json["shapes"] = {{"clip_share", mean.clip_share}, {"attribute_shares", mean.attribute_share}};
+  return json;
+}
+
+MeanScore mean_from_json(const nlohmann::json& json) {
+  MeanScore mean;
+  mean.checkpoints = json.at("checkpoints");
+  mean.clips = json.at("clips");
+  mean.latent_error = json.at("latent_error");
+  mean.psnr = json.at("psnr");
+  if (json.contains("shapes")) {
+    mean.has_shapes = true;
+    mean.clip_share = json["shapes"].at("clip_share");
+    mean.attribute_share = json["shapes"].at("attribute_shares");
+  }
+  return mean;
 }
 
 VariantScore from_json(const nlohmann::json& json) {
@@ -131,7 +153,7 @@ std::string evaluation_json(const Evaluation& evaluation) {
   nlohmann::ordered_json json{{"fingerprint", evaluation.fingerprint}};
   json["variants"] = nlohmann::ordered_json::array();
   for (const VariantScore& s : evaluation.variants) json["variants"].push_back(to_json(s));
-  if (evaluation.has_average) json["average"] = to_json(evaluation.average);
+  if (evaluation.average) json["average"] = to_json(*evaluation.average);
   return json.dump(1) + "\n";
 }
 
@@ -141,8 +163,7 @@ Evaluation read_evaluation(const std::filesystem::path& path) {
     Evaluation evaluation;
     evaluation.fingerprint = json.at("fingerprint");
     for (const auto& s : json.at("variants")) evaluation.variants.push_back(from_json(s));
-    evaluation.has_average = json.contains("average");
-    if (evaluation.has_average) evaluation.average = from_json(json["average"]);
+    if (json.contains("average")) evaluation.average = mean_from_json(json["average"]);
     return evaluation;
   } catch (const nlohmann::json::exception& error) {
     fail_data("{}: not an evaluation ({}): remove it, it will be made again", path.string(), error.what());
@@ -210,8 +231,7 @@ bool make_evaluation(Recipe& recipe) {
     log_info("evaluate: {:<12} latent error {:.4f}, PSNR {:.2f} dB{}", s.variant, s.latent_error, s.psnr,
              s.has_shapes ? ", " + s.shapes.summary() : "");
   }
-  evaluation.has_average = checkpoints.size() > 1;
-  if (evaluation.has_average) evaluation.average = average(checkpoints);
+  if (checkpoints.size() > 1) evaluation.average = average(checkpoints);
   if (recipe.session.rank() == 0) write_file(recipe.run.evaluation(), evaluation_json(evaluation));
   recipe.session.world().barrier();
   timer.done(1, 0);

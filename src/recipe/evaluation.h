@@ -1,5 +1,7 @@
 #pragma once
+#include <array>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,12 +20,20 @@ struct VariantScore {
   ShapesScore shapes;
 };
 
+/// Mean over the finetuning checkpoints, as the paper averages its four. Their clips share prompts and noise,
+/// so they do not count as more clips, and the mean has no interval of its own.
+struct MeanScore {
+  int64_t checkpoints = 0, clips = 0;  ///< clips of each
+  double latent_error = 0, psnr = 0;
+  bool has_shapes = false;
+  double clip_share = 0;                    ///< of clips with all four attributes
+  std::array<double, 4> attribute_share{};  ///< background, colour, outline, direction
+};
+
 struct Evaluation {
   std::string fingerprint;
   std::vector<VariantScore> variants;  ///< in sample_variants' order
-  /// Mean over the finetuning checkpoints, as the paper averages its four.
-  bool has_average = false;
-  VariantScore average;
+  std::optional<MeanScore> average;    ///< of several checkpoints
 };
 
 std::string evaluation_json(const Evaluation& evaluation);

@@ -272,7 +272,17 @@ void add_evaluation(Page& page, const Inputs& in) {
     table.rows.push_back(std::move(row));
   };
   for (const VariantScore& s : in.evaluation->variants) add(s);
-  if (in.evaluation->has_average) add(in.evaluation->average);
+  if (const auto& mean = in.evaluation->average) {
+    std::vector<std::string> row{fmt::format("mean of {} checkpoints", mean->checkpoints),
+                                 std::to_string(mean->clips), fmt::format("{:.4f}", mean->latent_error),
+                                 fmt::format("{:.2f}", mean->psnr)};
+    if (shapes) {
+      row.push_back(percent(mean->clip_share));
+      row.push_back("");
+      for (const double share : mean->attribute_share) row.push_back(percent(share));
+    }
+    table.rows.push_back(std::move(row));
+  }
   table.caption = "Every model starts from the same noise; errors are against the teacher's clips.";
   page.table(table);
 }

@@ -17,12 +17,19 @@ double softmax_cost(const Tables& tables, const std::string& column) {
   return sum;
 }
 
+void require_rate(const Tables& tables, int64_t block, Rate rate, const char* option) {
+  if (std::ranges::none_of(tables.of_block(block), [&](const TableRow* row) { return row->rate == rate; }))
+    fail_usage("{}: the tables have no rate {} for block {}: distil it or choose another rate", option,
+               rate.name(), block);
+}
+
 // Cost of `count` blocks at one rate, the others softmax; blocks counted at their mean where costs differ.
 double count_budget(int64_t count, Rate rate, const Tables& tables, const std::string& column) {
   const int64_t blocks = tables.blocks();
   if (count < 0 || count > blocks)
     fail_usage("select.budget: {} blocks at rate {}, but the model has {}", count, rate.name(), blocks);
   double saved = 0;
+  for (int64_t b = 0; b < blocks; ++b) require_rate(tables, b, rate, "select.budget");
   for (int64_t b = 0; b < blocks; ++b)
     saved += table_cost(tables.at(b, Rate::full()), column) - table_cost(tables.at(b, rate), column);
   return softmax_cost(tables, column) - saved * static_cast<double>(count) / static_cast<double>(blocks);
@@ -68,6 +75,7 @@ void heterogeneous(const Tables& tables, const SelectSection& config, const std:
 void homogeneous(const Tables& tables, const SelectSection& config, const std::map<int64_t, Rate>& pins,
                  Selection& out) {
   const Rate rate = Rate::parse(config.homogeneous_rate);
+  require_rate(tables, 0, rate, "select.homogeneous_rate");
   std::vector<int64_t> order;
   for (int64_t b = 0; b < tables.blocks(); ++b) {
     const auto pin = pins.find(b);
@@ -145,6 +153,7 @@ Selection select_rates(const Tables& tables, const SelectSection& config) {
   selection.softmax_cost = softmax_cost(tables, config.column);
   selection.budget = parse_budget(config.budget, tables, config.column);
   const auto pins = parse_pins(config.pins, tables.blocks());
+  for (const auto& [block, rate] : pins) require_rate(tables, block, rate, "select.pins");
   if (config.mode == "heterogeneous")
     heterogeneous(tables, config, pins, selection);
   else if (config.mode == "homogeneous")
@@ -160,10 +169,9 @@ Selection select_rates(const Tables& tables, const SelectSection& config) {
   }
   if (selection.mode != "heterogeneous") {
     // These are not optimised: what the exact solution could reach at their cost bounds them.
-    SelectSection exact = config;
-    exact.mode = "heterogeneous";
     KnapsackClasses classes;
-    for (const auto& block : candidates(tables, pins)) {
+    const bool control = config.mode == "softmax";  // pins hold for students
+    for (const auto& block : candidates(tables, control ? std::map<int64_t, Rate>() : pins)) {
       classes.emplace_back();
       for (const TableRow* row : block)
         classes.back().push_back({row->error, table_cost(*row, config.column)});

@@ -97,6 +97,20 @@ TEST(SoftmaxPart, TakesHalfWidthInputs) {
   }
 }
 
+TEST(SoftmaxPart, NaNIsSeenNotHidden) {
+  // Training is stopped by a loss that is not finite: a kernel must not make numbers of what is none.
+  for (const bool in_keys : {false, true}) {
+    Inputs in = random_inputs(1, 2, 150, 150, 16, 1);
+    (in_keys ? in.k : in.q)[0][1][70][3] = std::nan("");
+    for (const auto& [name, way] : every_way(16)) {
+      SCOPED_TRACE(fmt::format("{}, {}", name, in_keys ? "keys" : "queries"));
+      const at::Tensor bad = way(in.q, in.k, in.v, RowMaximum::none).output.isnan().all(3);
+      EXPECT_TRUE(bad[0][1][70].item<bool>());
+      EXPECT_EQ(bad.sum().item<int64_t>(), in_keys ? 150 : 1);
+    }
+  }
+}
+
 TEST(SoftmaxPart, RowMaximaOfHalfWidthInputsAreExact) {
   Inputs in = random_inputs(1, 2, 40, 60, 128, 1);
   for (at::Tensor* x : {&in.q, &in.k, &in.v}) *x = (*x * 2.5).to(at::kBFloat16).to(at::kFloat);
