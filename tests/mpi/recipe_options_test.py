@@ -1,0 +1,198 @@
+"""The recipe's options that the small recipe leaves at their defaults: each changes what it should, and no more.
+
+Every run takes what it can from one base run, so that each option costs only the stages that it concerns.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import h5py
+import numpy
+import pytest
+from safetensors.numpy import load_file
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from small_recipe import command, environment, hashes, run  # noqa: E402
+
+BLOCKS = "distill/block-*.h5"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("base") / "run"
+    run(directory, 2)
+    return directory
+
+
+def continued(base, directory, stage, *options, ranks=2):
+    """The run up to `stage`, from the base's artifacts where settings agree."""
+    stages = ["cache", "distill", "tables", "select", "encode", "finetune"]
+    last = stages.index(stage) if stage in stages else len(stages)
+    for name in stages[:last + 1]:
+        run(directory, ranks, f"--run.base={base}", *options, stage=name)
+    if stage not in stages:
+        run(directory, ranks, f"--run.base={base}", *options, stage=stage)
+
+
+def parameters(directory, iteration=8):
+    state = load_file(directory / f"finetune/step-{iteration:06d}/state-0-of-1.safetensors")
+    return {name: value for name, value in state.items() if name.startswith("parameter.")}
+
+
+def losses(directory):
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["stage"] == "finetune"]
+
+
+def difference(one, other):
+    return numpy.sqrt(sum(numpy.sum((one[name] - other[name]) ** 2.0) for name in one))
+
+
+def moved(base):
+    return difference(parameters(base), parameters(base, 2))
+
+
+@pytest.mark.parametrize("options,ranks", [(["--finetune.micro_batch=2"], 2), (["--finetune.micro_batch=4"], 1)])
+def test_the_micro_batch_does_not_change_the_result(base, tmp_path, options, ranks):
+    continued(base, tmp_path / "run", "finetune", *options, ranks=ranks)
+    # Adam's first steps amplify the rounding of tiny gradients.
+    assert difference(parameters(tmp_path / "run"), parameters(base)) < 0.05 * moved(base)
+    assert losses(tmp_path / "run") == pytest.approx(losses(base), rel=1e-3)
+
+
+@pytest.mark.parametrize("batch", [3, 1])
+def test_a_batch_that_ranks_do_not_divide_counts_every_clip_once(base, tmp_path, batch):
+    for ranks in [1, 2]:
+        continued(base, tmp_path / str(ranks), "finetune", f"--finetune.global_batch={batch}", ranks=ranks)
+    one, two = tmp_path / "1", tmp_path / "2"
+    assert losses(one) == pytest.approx(losses(two), rel=1e-3)
+    assert difference(parameters(one), parameters(two)) < 0.05 * difference(parameters(one), parameters(one, 2))
+
+
+def test_bf16_trains_masters_that_start_exactly(base, tmp_path):
+    continued(base, tmp_path / "run", "finetune", "--finetune.precision=bf16")
+    found = parameters(tmp_path / "run")
+    assert all(value.dtype == numpy.float32 for value in found.values())
+    assert losses(tmp_path / "run") == pytest.approx(losses(base), rel=0.05)
+    phi = next(name for name in found if "phi" in name)
+    rounded = (found[phi].view(numpy.uint32) & 0xFFFF) == 0  # bf16 leaves 16 zero bits
+    assert rounded.mean() < 0.1, "masters are fp32, not widened bf16"
+    assert difference(found, parameters(base)) < 0.7 * moved(base)
+
+
+def test_the_teachers_term_pulls_towards_the_teacher(base, tmp_path):
+    start = parameters(base, 2)
+    continued(base, tmp_path / "run", "finetune", "--finetune.teacher_weight=10")
+    assert losses(tmp_path / "run")[0] == pytest.approx(losses(base)[0], rel=1e-5), "the term is not in the loss told"
+    assert difference(parameters(tmp_path / "run"), parameters(base)) > 0.05 * moved(base)
+    assert difference(parameters(tmp_path / "run", 2), start) > 0
+
+
+def test_trajectories_need_not_be_cached(base, tmp_path):
+    run(tmp_path / "run", 2, "--trajectories.source=live", stage="distill")
+    assert not (tmp_path / "run/cache").exists() or not list((tmp_path / "run/cache").iterdir())
+    assert hashes(tmp_path / "run", [BLOCKS]) == hashes(base, [BLOCKS])
+
+
+def held_out(directory):
+    """{(block, rate): mean held-out error}, and the losses of training."""
+    errors, trained = {}, {}
+    for path in sorted(directory.glob(BLOCKS)):
+        with h5py.File(path) as file:
+            for rate in file.attrs["rates"].decode().split(","):
+                errors[path.stem, rate] = float(file[f"rate-{rate}/held_out"][()].mean())
+                trained[path.stem, rate] = file[f"rate-{rate}/losses"][()]
+    assert errors
+    return errors, trained
+
+
+def test_the_attention_loss_learns_as_well(base, tmp_path):
+    continued(base, tmp_path / "run", "distill", "--distill.loss=attention")
+    errors, trained = held_out(tmp_path / "run")
+    assert errors.keys() == held_out(base)[0].keys()
+    falls = [values[-3:].mean() < values[:3].mean() for values in trained.values()]
+    assert numpy.mean(falls) > 0.6, "the attention loss falls in hardly any block"
+    assert all(numpy.isfinite(error) for error in errors.values())
+    assert hashes(tmp_path / "run", [BLOCKS]) != hashes(base, [BLOCKS])
+
+
+def test_without_the_linear_branch_less_is_left(base, tmp_path):
+    options = ["--distill.linear_branch=false", "--distill.rates=2,4"]
+    continued(base, tmp_path / "run", "select", *options)
+    errors, trained = held_out(tmp_path / "run")
+    assert all(len(values) == 0 for values in trained.values()), "there is nothing to train"
+    with_branch = held_out(base)[0]
+    worse = [errors[key] > with_branch[key] for key in errors]
+    assert numpy.mean(worse) > 0.7, "softmax over T_S alone should be worse than with the linear branch"
+    rates = json.loads((tmp_path / "run/selection.json").read_text())["rates"]
+    assert set(rates) <= {1, 2, 4}
+
+
+def test_homogeneous_selection_takes_the_blocks_of_lowest_error(base, tmp_path):
+    options = ["--select.mode=homogeneous", "--select.homogeneous_rate=4", "--select.budget=4xR4"]
+    continued(base, tmp_path / "run", "select", *options)
+    selection = json.loads((tmp_path / "run/selection.json").read_text())
+    errors = [line.split(",") for line in (base / "tables.csv").read_text().splitlines()[1:]]
+    errors = sorted((float(error), int(block)) for block, rate, error, *_ in errors if rate == "4")
+    best = {block for _, block in errors[:4]}
+    assert {block for block, rate in enumerate(selection["rates"]) if rate == 4} == best
+    assert selection["bound"] <= selection["error"]
+
+
+def test_the_softmax_control_is_the_teacher(base, tmp_path):
+    options = ["--select.mode=softmax", "--select.pins=0=2", "--data.frames=17", "--data.height=128", "--data.width=160"]
+    continued(base, tmp_path / "run", "finetune", *options)
+    selection = json.loads((tmp_path / "run/selection.json").read_text())
+    assert set(selection["rates"]) == {1} and selection["error"] == selection["bound"] == 0
+    # Flow matching as the teacher was trained with it, on clips of its own size: its error would be near 2, the mean
+    # square of noise - latents, if target, time or input were other than what its sampler integrates.
+    assert numpy.mean(losses(tmp_path / "run")) < 0.4
+    for stage in ["generate", "evaluate"]:
+        run(tmp_path / "run", 2, *options, stage=stage)
+    scores = {s["variant"]: s for s in json.loads((tmp_path / "run/evaluation.json").read_text())["variants"]}
+    assert scores["distilled"]["latent_error"] < 1e-5 < scores["step-000008"]["latent_error"]
+
+
+def test_several_samples_of_a_prompt_differ(base, tmp_path):
+    directory, options = tmp_path / "run", ["--generate.samples=2", "--generate.count=1", "--finetune.iterations=0"]
+    continued(base, directory, "select", *options)
+    for stage in ["generate", "evaluate"]:
+        run(directory, 2, *options, stage=stage)
+    first, second = sorted((directory / "videos").glob("*.mp4"))
+    assert first.name.endswith("-0.mp4") and second.name == first.name.replace("-0.mp4", "-1.mp4")
+    assert first.read_bytes() != second.read_bytes()
+    with h5py.File(directory / "samples/teacher/sample-000000.h5") as one, \
+            h5py.File(base / "samples/teacher/sample-000000.h5") as other:
+        assert numpy.array_equal(one["latents"], other["latents"]), "the first sample is the same with more of them"
+    score, = [s for s in json.loads((directory / "evaluation.json").read_text())["variants"] if s["variant"] == "distilled"]
+    assert score["clips"] == 2
+
+
+def test_given_shards_are_used_as_they_are(base, tmp_path):
+    options = [f"--data.shards={base / 'data/latents'}"]
+    for stage in ["cache", "distill", "tables", "select", "finetune"]:
+        run(tmp_path / "run", 2, f"--run.base={base}", *options, stage=stage)
+    assert not (tmp_path / "run/data").exists()
+    found, expected = parameters(tmp_path / "run"), parameters(base)
+    assert all(numpy.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_milliseconds_are_measured_and_chosen_by(base, tmp_path):
+    options = ["--cost.measure=milliseconds", "--select.column=milliseconds", "--select.budget=0.8", "--cost.frames=17",
+               "--cost.height=128", "--cost.width=128"]
+    directory = tmp_path / "run"
+    continued(base, directory, "tables", *options)
+    rows = [line.split(",") for line in (directory / "tables.csv").read_text().splitlines()[1:]]
+    times = {rate: {float(row[4]) for row in rows if row[1] == rate} for rate in ["1", "2", "4", "linear"]}
+    assert all(len(values) == 1 and min(values) > 0 for values in times.values()), "one geometry: one time a rate"
+    # What hybrid attention takes at so few tokens may be more than full attention: then no budget can be met.
+    result = subprocess.run(command(directory, 1, *options, stage="select"), env=environment(), capture_output=True,
+                            text=True, timeout=600)
+    if min(min(values) for values in times.values()) <= 0.8 * min(times["1"]):
+        assert result.returncode == 0, result.stderr
+        selection = json.loads((directory / "selection.json").read_text())
+        assert selection["column"] == "milliseconds" and selection["cost"] <= 0.8 * selection["softmax_cost"] * (1 + 1e-9)
+    else:
+        assert result.returncode == 64 and "cannot be met" in result.stderr
