@@ -1,5 +1,7 @@
 #include "parallel/coordinator.h"
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -142,14 +144,34 @@ class Desk {
   std::exception_ptr broken_;
 };
 
+/// Progress is passed on at most this often.
+constexpr auto kPulse = std::chrono::milliseconds(500);
+
+/// Lets a watchdog's listener go with the phase that it served.
+class Listening {
+ public:
+  Listening(Watchdog* watchdog, std::function<void()> listener) : watchdog_(watchdog) {
+    if (watchdog_) watchdog_->listen(std::move(listener));
+  }
+  ~Listening() {
+    if (watchdog_) watchdog_->listen({});
+  }
+  Listening(const Listening&) = delete;
+  Listening& operator=(const Listening&) = delete;
+
+ private:
+  Watchdog* watchdog_;
+};
+
 /// Rank 0's thread: answers the other ranks until each has its verdict.
 class Counter {
  public:
-  Counter(Session& session, Desk& desk, uint64_t units, int tag)
+  Counter(Session& session, Desk& desk, uint64_t units, int tag, Watchdog* watchdog)
       : session_(session),
         desk_(desk),
         units_(units),
         tag_(tag),
+        watchdog_(watchdog),
         asking_(static_cast<size_t>(session.size()), false) {}
 
   void serve() {
@@ -174,6 +196,7 @@ class Counter {
                                          {"left", answer->left}}));
         busy = true;
       }
+      if (alive_ && Clock::now() - told_ >= kPulse) tell_those_that_wait();
       if (busy)
         backoff.reset();
       else
@@ -181,9 +204,26 @@ class Counter {
     }
   }
 
+  /// Somebody made progress.
+  void alive() { alive_ = true; }
+
  private:
+  using Clock = std::chrono::steady_clock;
+
+  void tell_those_that_wait() {
+    alive_ = false;
+    told_ = Clock::now();
+    for (int rank = 1; rank < session_.size(); ++rank)
+      if (asking_[static_cast<size_t>(rank)]) session_.channel().send(rank, tag_, to_text({{"wait", true}}));
+  }
+
   void take(const Channel::Message& message) {
     const Json json = Json::parse(message.text);
+    if (watchdog_) {
+      watchdog_->hear();
+      alive();
+    }
+    if (json.contains("alive")) return;
     if (json.at("units").get<uint64_t>() != units_)
       desk_.fail(ExitCode::io,
                  fmt::format("rank {} ({}) sees other work to do than rank 0 (the ranks do not see the same "
@@ -205,14 +245,24 @@ class Counter {
   Desk& desk_;
   uint64_t units_;
   int tag_;
+  Watchdog* watchdog_;
   std::vector<bool> asking_;  // ranks that wait for an answer
+  std::atomic<bool> alive_ = false;
+  Clock::time_point told_;
 };
 
 /// The other ranks' side of the counter.
 class Customer {
  public:
-  Customer(Session& session, uint64_t units, int tag, const std::function<bool()>& stop)
-      : session_(session), units_(units), tag_(tag), stop_(stop) {}
+  Customer(Session& session, uint64_t units, int tag, const std::function<bool()>& stop, Watchdog* watchdog)
+      : session_(session), units_(units), tag_(tag), stop_(stop), watchdog_(watchdog) {}
+
+  /// This rank made progress in its unit.
+  void alive() {
+    if (std::chrono::steady_clock::now() - told_alive_ < kPulse) return;
+    told_alive_ = std::chrono::steady_clock::now();
+    session_.channel().send(0, tag_, to_text({{"alive", true}}));
+  }
 
   Answer ask(const Outcome& last) {
     tell(true, last);
@@ -220,6 +270,8 @@ class Customer {
     for (;;) {
       if (const auto message = session_.channel().poll(tag_)) {
         const Json json = Json::parse(message->text);
+        if (watchdog_) watchdog_->hear();
+        if (json.contains("wait")) continue;
         return {static_cast<Answer::Kind>(json.at("kind").get<int>()), json.at("unit").get<size_t>(),
                 static_cast<ExitCode>(json.at("code").get<int>()), json.at("message").get<std::string>(),
                 json.at("left").get<std::vector<size_t>>()};
@@ -247,7 +299,9 @@ class Customer {
   uint64_t units_;
   int tag_;
   const std::function<bool()>& stop_;
+  Watchdog* watchdog_;
   bool told_to_stop_ = false;
+  std::chrono::steady_clock::time_point told_alive_;
 };
 
 Answer work(const std::function<Answer(const Outcome&)>& ask, const std::function<void(size_t)>& make) {
@@ -260,10 +314,11 @@ Answer work(const std::function<Answer(const Outcome&)>& ask, const std::functio
 }
 
 Answer coordinate(Session& session, const std::vector<WorkUnit>& units,
-                  const std::function<void(size_t)>& make, const std::function<bool()>& stop, int attempts,
-                  int tag) {
-  Desk desk(units, session.size(), attempts);
-  Counter counter(session, desk, fingerprint(units), tag);
+                  const std::function<void(size_t)>& make, const std::function<bool()>& stop,
+                  const CoordinatorOptions& options, int tag) {
+  Desk desk(units, session.size(), options.attempts);
+  Counter counter(session, desk, fingerprint(units), tag, options.watchdog);
+  const Listening listening(options.watchdog, [&] { counter.alive(); });
   std::thread thread;
   if (session.size() > 1)
     thread = start_quiet_thread([&] {
@@ -301,9 +356,10 @@ std::vector<size_t> run_units(Session& session, const std::vector<WorkUnit>& uni
       session.next_channel_tag();  // a fast rank may ask for the next phase before this one has ended
   Answer verdict;
   if (session.rank() == 0) {
-    verdict = coordinate(session, units, make, stop, options.attempts, tag);
+    verdict = coordinate(session, units, make, stop, options, tag);
   } else {
-    Customer customer(session, fingerprint(units), tag, stop);
+    Customer customer(session, fingerprint(units), tag, stop, options.watchdog);
+    const Listening listening(options.watchdog, [&] { customer.alive(); });
     verdict = work([&](const Outcome& last) { return customer.ask(last); }, make);
   }
   if (verdict.kind == Answer::Kind::failed) throw AgreedError(verdict.code, verdict.message);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "parallel/session.h"
+#include "parallel/watchdog.h"
 
 namespace surgery {
 
@@ -16,6 +17,9 @@ struct WorkUnit {
 
 struct CoordinatorOptions {
   int attempts = 3;  ///< tries of one unit before the phase fails
+  /// Of this rank; every rank has one or none has. While ranks wait for others, their watchdogs hear of any
+  /// rank's progress, so that they expire only when nobody makes any.
+  Watchdog* watchdog = nullptr;
 };
 
 /// Runs `make(index)` once for every unit, over all ranks of the session (collective; units must be equal on

@@ -24,6 +24,7 @@ struct Watchdog::State {
   std::mutex mutex;
   std::condition_variable changed;
   std::string what, detail;
+  std::function<void()> listener;
   double limit = 0;
   Clock::time_point entered, last_beat;
   bool quit = false;
@@ -90,9 +91,24 @@ void Watchdog::enter(const std::string& what, double limit) {
 }
 
 void Watchdog::beat(const std::string& detail) {
+  std::function<void()> listener;
+  {
+    const std::scoped_lock lock(state_->mutex);
+    state_->detail = detail;
+    state_->last_beat = Clock::now();
+    listener = state_->listener;
+  }
+  if (listener) listener();
+}
+
+void Watchdog::hear() {
   const std::scoped_lock lock(state_->mutex);
-  state_->detail = detail;
   state_->last_beat = Clock::now();
+}
+
+void Watchdog::listen(std::function<void()> listener) {
+  const std::scoped_lock lock(state_->mutex);
+  state_->listener = std::move(listener);
 }
 
 void Watchdog::leave() {

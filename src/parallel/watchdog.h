@@ -23,8 +23,14 @@ class Watchdog {
 
   /// From now on this rank does `what` and shows progress at least every `limit` seconds (0 = no limit).
   void enter(const std::string& what, double limit);
-  /// Progress: the limit starts anew. `detail` ("step 17") goes into the report.
+  /// Progress of this rank: the limit starts anew, and the listener is told. `detail` ("step 17") goes into
+  /// the report.
   void beat(const std::string& detail = {});
+  /// Progress of another rank that this one waits for: the limit starts anew.
+  void hear();
+  /// Who passes this rank's progress on to those that wait for it; none = nobody. Called by `beat`, on its
+  /// thread.
+  void listen(std::function<void()> listener);
   /// Nothing is expected of this rank.
   void leave();
 

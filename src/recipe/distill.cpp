@@ -97,6 +97,7 @@ void distill_blocks(const Work& work, const std::vector<int64_t>& blocks) {
       samples.erase(b);
       states.at(b).cursor = at + 1;
     }
+    recipe.progress();
     const bool stop = recipe.stop_requested();
     if (stop || at + 1 == work.training() || (at + 1) % (recipe.config.distill.commit_every * groups) == 0)
       commit();
@@ -186,7 +187,7 @@ bool make_distillation(Recipe& recipe) {
   if (!units.empty()) recipe.teacher();
   const auto units_left = run_units(
       recipe.session, units, [&](size_t u) { distill_blocks(work, groups[u]); },
-      [&] { return recipe.stop_requested(); });
+      [&] { return recipe.stop_requested(); }, recipe.coordinator());
   int64_t left = 0;  // blocks; what a unit that was stopped has learned is kept in them
   for (const size_t u : units_left) left += std::ssize(groups[u]);
   timer.done(std::ssize(missing) - left, blocks - std::ssize(missing), left);

@@ -102,13 +102,16 @@ bool make_latents(Recipe& recipe) {
       [&](size_t u) {
         const EncodeResult result = encode_shard(
             plans[missing[u]], recipe.vae(), [&](const std::string& prompt) { return recipe.embed(prompt); },
-            [&] { return recipe.stop_requested(); });
+            [&] {
+              recipe.progress();
+              return recipe.stop_requested();
+            });
         for (const RejectedRecord& bad : result.rejected)
           log_warning("encode: left out {}: {}", bad.where, bad.reason);
         if (result.status == EncodeStatus::stopped)
           fail(ExitCode::requeue, "{}: stopped as asked", plans[missing[u]].path.filename().string());
       },
-      [&] { return recipe.stop_requested(); });
+      [&] { return recipe.stop_requested(); }, recipe.coordinator());
   timer.done(std::ssize(missing) - std::ssize(left), std::ssize(plans) - std::ssize(missing),
              std::ssize(left));
   return left.empty();

@@ -217,8 +217,10 @@ bool make_evaluation(Recipe& recipe) {
     return true;
   }
   at::Tensor table = at::zeros({static_cast<int64_t>(variants.size()), clips, kColumns}, at::kDouble);
-  for (int64_t i = recipe.session.rank(); i < clips && !recipe.stop_requested(); i += recipe.session.size())
+  for (int64_t i = recipe.session.rank(); i < clips && !recipe.stop_requested(); i += recipe.session.size()) {
     score_clip(recipe, variants, i, shapes, table.select(1, i));
+    recipe.progress();
+  }
   if (agree_on_stop(recipe.session.world(), recipe.stop_requested())) return false;  // scores are all or none
   recipe.session.world().all_reduce(table, Reduction::sum);
   Evaluation evaluation;

@@ -235,6 +235,7 @@ bool make_finetuning(Recipe& recipe) {
                                 {"communication_seconds", trainer.buckets().communication_seconds()}};
     recipe.metric(line.dump());
     progress.advance(1, fmt::format("loss {:.4f}", loss));
+    recipe.progress();
     const bool stop = agree_on_stop(recipe.session.world(), recipe.stop_requested());
     const bool milestone = std::find(milestones.begin(), milestones.end(), at) != milestones.end();
     if (milestone || stop || (f.save_every > 0 && at % f.save_every == 0))

@@ -114,7 +114,7 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
         }
         if (videos) write_video(recipe, video_path(i), sample);
       },
-      [&] { return recipe.stop_requested(); });
+      [&] { return recipe.stop_requested(); }, recipe.coordinator());
   timer.done(std::ssize(missing) - std::ssize(left), total - std::ssize(missing), std::ssize(left));
   return left.empty();
 }

@@ -197,11 +197,15 @@ std::vector<int64_t> Recipe::latent_shape(int64_t frames, int64_t height, int64_
 }
 
 bool Recipe::stop_requested() const {
-  if (watchdog_) watchdog_->beat();
   return surgery::stop_requested();
 }
 
+void Recipe::progress() const {
+  if (watchdog_) watchdog_->beat();
+}
+
 void Recipe::check_stop(std::string_view what) const {
+  progress();
   if (stop_requested()) fail(ExitCode::requeue, "{}: stopped as asked", what);
 }
 

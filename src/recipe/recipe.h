@@ -7,6 +7,7 @@
 
 #include "base/tensor.h"
 #include "data/prompts.h"
+#include "parallel/coordinator.h"
 #include "parallel/session.h"
 #include "parallel/watchdog.h"
 #include "recipe/config.h"
@@ -48,10 +49,13 @@ class Recipe {
   /// Latent shape [1, 16, T, H/8, W/8] of a clip; Error{usage} when the size does not fit VAE and patches.
   std::vector<int64_t> latent_shape(int64_t frames, int64_t height, int64_t width) const;
 
-  /// Whether this process was asked to stop; tells the watchdog that the rank is alive.
-  bool stop_requested() const;
-  /// Gives the unit of work in hand up when a stop was asked for: Error{requeue} naming `what`.
+  bool stop_requested() const;  ///< of this process
+  /// Tells the watchdog that this rank makes progress.
+  void progress() const;
+  /// Progress; gives the unit of work in hand up when a stop was asked for: Error{requeue} naming `what`.
   void check_stop(std::string_view what) const;
+  /// For run_units.
+  CoordinatorOptions coordinator() const { return {.watchdog = watchdog_.get()}; }
   RandomKey key(std::string_view purpose) const { return RandomKey{config.run.seed, 0}.with(purpose); }
 
   /// One line of metrics.jsonl, of ledger.jsonl (rank 0 writes; others are ignored). Error{io}.

@@ -88,7 +88,7 @@ bool make_trajectories(Recipe& recipe) {
         const int64_t i = missing[u];
         write_trajectory(recipe.run.trajectory(i), run_teacher(recipe, prompts[static_cast<size_t>(i)], i));
       },
-      [&] { return recipe.stop_requested(); });
+      [&] { return recipe.stop_requested(); }, recipe.coordinator());
   timer.done(std::ssize(missing) - std::ssize(left), std::ssize(prompts) - std::ssize(missing),
              std::ssize(left));
   return left.empty();

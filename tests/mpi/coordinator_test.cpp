@@ -211,6 +211,33 @@ TEST(Coordinator, RanksThatSeeDifferentWorkAreRefused) {
   EXPECT_NE(what.find("rank 1 "), std::string::npos) << what;
 }
 
+/// One unit of `seconds` that beats or does not; how often this rank's watchdog (limit 3 s) expired.
+int expiries_during_a_unit(double seconds, bool beats) {
+  std::atomic<int> expiries = 0;
+  Watchdog watchdog("here", [&](const std::string&) { ++expiries; });
+  watchdog.enter("phase", 3);
+  CoordinatorOptions options;
+  options.watchdog = &watchdog;
+  run_units(
+      session(), numbered(1),
+      [&](size_t) {
+        for (int i = 0; i < 20; ++i) {
+          std::this_thread::sleep_for(std::chrono::duration<double>(seconds / 20));
+          if (beats) watchdog.beat();
+        }
+      },
+      {}, options);
+  return expiries;
+}
+
+TEST(Coordinator, RanksThatWaitHearOfProgressElsewhere) {
+  EXPECT_EQ(expiries_during_a_unit(5, true), 0);
+}
+
+TEST(Coordinator, RanksThatWaitForOneThatHangsExpire) {
+  EXPECT_EQ(expiries_during_a_unit(5, false), 1);
+}
+
 TEST(Coordinator, RequestsAreAnsweredWhileRankZeroWorks) {
   if (session().size() == 1) GTEST_SKIP() << "needs two ranks";
   // Rank 0's unit ends only when the others have made all the rest.

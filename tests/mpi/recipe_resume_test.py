@@ -6,6 +6,7 @@ Runs the program as its user does (mpirun), on the shipped small teacher at a re
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -277,4 +278,21 @@ def test_stop_signal_commits_and_continues(undisturbed, tmp_path):
     run(directory, 2, stage="cache")
     line = ledger(directory)[-1]
     assert (line["made"], line["reused"]) == (0, 7) and line["device_seconds"] > 0
+    assert hashes(directory, IDENTICAL) == hashes(undisturbed, IDENTICAL)
+
+
+@pytest.mark.parametrize("pattern", ["cache/trajectory-*.h5", "finetune/step-000003/manifest.json"])
+def test_a_job_with_a_hanging_rank_is_aborted_and_continues(undisturbed, tmp_path, pattern):
+    directory = tmp_path / "run"
+    process = subprocess.Popen(command(directory, 2, "--run.stall_minutes=0.1"), env=environment(),
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.time() + 300
+    while not list(directory.glob(pattern)):
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.002)
+    os.kill(ranks_of(process.pid)[-1], signal.SIGSTOP)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 70, output[-2000:]
+    assert re.search(r"rank 0, .*: no progress for \d+ s in \"(trajectories|finetune)\"", output), output[-2000:]
+    run(directory, 2)
     assert hashes(directory, IDENTICAL) == hashes(undisturbed, IDENTICAL)
