@@ -18,7 +18,8 @@ fi
 recipe=$(realpath "$recipe")
 binary=${SURGERY_BINARY:-$root/build/release/bin/surgery}
 [[ -n ${SURGERY_BINARY:-} ]] || "$root/launch/build.sh" surgery
-[[ -x $binary ]] || { echo "local.sh: $binary is no program: correct SURGERY_BINARY, or leave it out" >&2; exit 64; }
+[[ -f $binary && -x $binary ]] || { echo "local.sh: $binary is no program: correct SURGERY_BINARY, or leave it out" >&2; exit 64; }
+binary=$(realpath "$binary")
 
 cd "$root"
 ranks=${RANKS:-2}

@@ -64,6 +64,8 @@ struct Command {
   std::vector<CommandOption> options;
   std::string positional;  ///< placeholder of positional arguments ("FILE..."), empty = none are taken
   StopSignals stop_signals = StopSignals::end;
+  /// Without --config, the configuration is that of the run in run.directory, where there is one.
+  bool configured_by_run = false;
 };
 
 /// Every command, in the order of the help text. One file per command defines NAME_command(); commands.cpp

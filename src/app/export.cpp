@@ -60,6 +60,7 @@ ExitCode run(Context& context) {
     fail_usage("{} exists already (it would be overwritten): give another --output, or remove it",
                output.string());
   try {
+    remove_stale_temporaries(fs::absolute(output).parent_path());  // of an export that was killed
     AtomicFolder folder(output);
     export_model(model, folder.temporary(), dtype, vae_dtype);
     folder.commit();  // an empty folder of that name gives way

@@ -93,6 +93,7 @@ class ArgumentParser {
       if (own.required && !result_.options.has(own.name) && !result_.help)
         result_.faults.push_back(
             fmt::format("{} needs --{} {}: {}", command_.name, own.name, own.placeholder, own.help));
+    if (command_.configured_by_run && !config_given_) read_the_runs_own();
     result_.settings = std::move(from_files_);
     result_.settings.insert(result_.settings.end(), from_line_.begin(), from_line_.end());
     return std::move(result_);
@@ -138,10 +139,11 @@ class ArgumentParser {
       unknown(name);
     else if (name == "help")
       result_.help = true;
-    else if (name == "config")
+    else if (name == "config") {
+      config_given_ = true;
       for (Setting& setting : read_config_file(value, result_.faults))
         from_files_.push_back(std::move(setting));
-    else
+    } else
       result_.options.set(name, value);
   }
 
@@ -161,7 +163,16 @@ class ArgumentParser {
                     nearest.empty() ? "" : fmt::format(": did you mean --{}?", nearest)));
   }
 
+  void read_the_runs_own() {
+    for (const Setting& setting : from_line_) {
+      if (setting.key != "run.directory") continue;
+      const auto file = std::filesystem::path(setting.value) / "config.cfg";
+      if (std::filesystem::exists(file)) from_files_ = read_config_file(file, result_.faults);
+    }
+  }
+
   const Command& command_;
+  bool config_given_ = false;
   po::options_description known_;
   ParsedArguments result_;
   std::vector<Setting> from_files_, from_line_;

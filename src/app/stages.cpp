@@ -67,6 +67,7 @@ Command evaluate_command() {
 Command report_command() {
   Command command = stage_command(
       "report", "the run's report.html, of what is there if the run is not finished", make_report);
+  command.configured_by_run = true;
   const auto of_run = command.run;
   command.run = [of_run](Context& context) {
     const std::string& folder = context.config.run.directory;

@@ -96,7 +96,8 @@ const std::vector<ShapeAttributes>& shapes_combinations(bool held_out) {
 
 std::optional<ShapesSplit> parse_shapes_split(std::string_view name) {
   constexpr std::string_view kPrefix = "shapes:";
-  if (name.starts_with(kPrefix)) name.remove_prefix(kPrefix.size());
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  name.remove_prefix(kPrefix.size());
   if (name == "train") return ShapesSplit::train;
   if (name == "distill") return ShapesSplit::distill;
   if (name == "evaluation") return ShapesSplit::evaluation;

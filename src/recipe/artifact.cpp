@@ -46,12 +46,12 @@ ArtifactState check_artifact(
 }
 
 void require_fingerprint(const std::filesystem::path& path, const std::string& found,
-                         const std::string& expected) {
+                         const std::string& expected, std::string_view remake) {
   if (found != expected)
-    fail_usage(
-        "{} was made with other settings or another model (fingerprint {} instead of {}): choose another "
-        "run.directory, or move the file away to have it made again",
-        path.string(), found, expected);
+    fail_usage("{} was made with other settings or another model (fingerprint {} instead of {}): {}",
+               path.string(), found, expected,
+               remake.empty() ? "choose another run.directory, or move the file away to have it made again"
+                              : fmt::format("run '{}' again", remake));
 }
 
 void require_file(const std::filesystem::path& path, std::string_view command) {

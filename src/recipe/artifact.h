@@ -20,9 +20,9 @@ ArtifactState check_artifact(
     const std::function<std::string(const std::filesystem::path&)>& read_fingerprint);
 
 /// For a stage's input: `found`, which was read from `path`, must be what this configuration makes.
-/// Error{usage} naming both fingerprints.
+/// Error{usage} naming both fingerprints, and the command that simply makes the file again if one does.
 void require_fingerprint(const std::filesystem::path& path, const std::string& found,
-                         const std::string& expected);
+                         const std::string& expected, std::string_view remake = {});
 /// For a stage's input: Error{io} naming the command that makes it where `path` is missing.
 void require_file(const std::filesystem::path& path, std::string_view command);
 

@@ -85,8 +85,12 @@ void distill_blocks(const Work& work, const std::vector<int64_t>& blocks) {
   const int64_t groups = work.groups();
   std::optional<Trajectory> trajectory;
   for (int64_t at = begin; at < work.training(); ++at) {
-    if (!trajectory || at % groups == 0)
-      trajectory = work.trajectory(at / groups % recipe.config.trajectories.count);
+    if (!trajectory || at % groups == 0) try {
+        trajectory = work.trajectory(at / groups % recipe.config.trajectories.count);
+      } catch (...) {  // a stop while the teacher runs, too
+        if (at > begin) commit();
+        throw;
+      }
     std::vector<int64_t> active;
     for (const auto& [b, state] : states)
       if (state.cursor == at) active.push_back(b);
@@ -97,11 +101,15 @@ void distill_blocks(const Work& work, const std::vector<int64_t>& blocks) {
       samples.erase(b);
       states.at(b).cursor = at + 1;
     }
-    recipe.progress();
+    recipe.progress(name);
     const bool stop = recipe.stop_requested();
     if (stop || at + 1 == work.training() || (at + 1) % (recipe.config.distill.commit_every * groups) == 0)
       commit();
     if (stop) recipe.check_stop(name);
+  }
+  for (auto& [b, state] : states) {  // a retry may have found them half made
+    state.teacher_scale.clear();
+    for (RateState& rate : state.rates) rate.held_out.clear();
   }
   for (int64_t h = 0; h < recipe.config.trajectories.held_out; ++h) {
     const Trajectory held_out = work.trajectory(recipe.config.trajectories.count + h);

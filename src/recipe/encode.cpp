@@ -138,6 +138,9 @@ LatentSet LatentSet::open(Recipe& recipe) {
     if (d.shards.empty() && shard.header().source != d.videos)
       fail_usage("{}: holds clips of {}, not of data.videos = {}: run 'encode' again", path.string(),
                  shard.header().source, d.videos);
+    if (d.shards.empty() && shard.header().fps != d.fps)
+      fail_usage("{}: its clips have {} frames a second, not data.fps = {}: run 'encode' again",
+                 path.string(), shard.header().fps, d.fps);
     VALIDATE(shard.latent_shape() == std::vector<int64_t>(shape.begin() + 1, shape.end()),
              "{}: its clips are not {} frames of {}x{} (data.frames, data.height, data.width): encode with "
              "these settings",

@@ -182,12 +182,10 @@ bool make_evaluation(Recipe& recipe) {
     asked.push_back(parse_shapes_caption(prompts[static_cast<size_t>(i / g.samples)].name));
     shapes = shapes && asked.back().has_value();
   }
-  const Selection selection = read_selection(recipe);
-  std::vector<std::string> wanted;  // on every rank: the model's hashes are a collective
+  const Selection selection = require_selection(recipe);
+  std::vector<std::vector<std::string>> wanted;  // on every rank: the model's hashes are a collective
   for (const std::string& variant : variants)
-    for (int64_t i = 0; i < clips; ++i)
-      wanted.push_back(
-          sample_fingerprint(recipe, selection, variant, prompts[static_cast<size_t>(i / g.samples)], i));
+    wanted.push_back(sample_fingerprints(recipe, selection, variant, prompts));
   // The clips carry everything they depend on; together they decide whether the scores still hold.
   std::string fingerprint;
   int64_t current = 0;
@@ -199,7 +197,7 @@ bool make_evaluation(Recipe& recipe) {
       for (int64_t i = 0; i < clips; ++i) {
         const auto path = sample_path(recipe.run, variants[v], i);
         require_file(path, "generate");
-        const std::string& expected = wanted[v * static_cast<size_t>(clips) + static_cast<size_t>(i)];
+        const std::string& expected = wanted[v][static_cast<size_t>(i)];
         require_fingerprint(path, read_sample(path).fingerprint, expected);
         parts.push_back(variants[v] + expected);
       }
@@ -217,11 +215,16 @@ bool make_evaluation(Recipe& recipe) {
     return true;
   }
   at::Tensor table = at::zeros({static_cast<int64_t>(variants.size()), clips, kColumns}, at::kDouble);
-  for (int64_t i = recipe.session.rank(); i < clips && !recipe.stop_requested(); i += recipe.session.size()) {
+  bool left = false;
+  for (int64_t i = recipe.session.rank(); i < clips && !left; i += recipe.session.size()) {
+    if ((left = recipe.stop_requested())) break;
     score_clip(recipe, variants, i, shapes, table.select(1, i));
-    recipe.progress();
+    recipe.progress(fmt::format("clip {}", i));
   }
-  if (agree_on_stop(recipe.session.world(), recipe.stop_requested())) return false;  // scores are all or none
+  if (agree_on_stop(recipe.session.world(), left)) {  // scores are all or none
+    timer.done(0, 0, 1);
+    return false;
+  }
   recipe.session.world().all_reduce(table, Reduction::sum);
   Evaluation evaluation;
   evaluation.fingerprint = fingerprint;

@@ -195,37 +195,43 @@ bool make_finetuning(Recipe& recipe) {
   if (f.iterations == 0) return true;
   StageTimer timer(recipe, "finetune");
   recipe.make_folder(recipe.run.finetune());
-  const Selection selection = read_selection(recipe);
+  const Selection selection = require_selection(recipe);
   const LatentSet data = LatentSet::open(recipe);
   const std::string fingerprint = finetune_fingerprint(recipe, selection, data);
   const std::vector<int64_t> milestones = milestone_list(f.checkpoints, f.iterations);
-  // Rank 0 looks for the newest checkpoint, so that every rank continues from the same.
-  int64_t newest = -1;
-  if (recipe.session.rank() == 0)
-    newest = newest_finetune(recipe.run.finetune(), fingerprint, milestones).value_or(-1);
-  newest = static_cast<int64_t>(
-      recipe.session.world().all_reduce_value(static_cast<double>(newest), Reduction::max));
-  if (newest >= f.iterations) {
+  // Rank 0 looks for the newest checkpoint, so that every rank continues from the same. -1: none.
+  const auto newest = [&] {
+    int64_t step = -1;
+    if (recipe.session.rank() == 0)
+      step = newest_finetune(recipe.run.finetune(), fingerprint, milestones).value_or(-1);
+    return static_cast<int64_t>(
+        recipe.session.world().all_reduce_value(static_cast<double>(step), Reduction::max));
+  };
+  const int64_t start_at = newest();
+  if (start_at >= f.iterations) {
     timer.done(0, f.iterations);
     return true;
   }
   Trainer trainer(recipe, make_student(recipe, selection), data);
-  if (newest >= 0) {
-    trainer.load(newest);
-    log_info("finetune: continues after iteration {}", newest);
-    for (const int64_t later : checkpoint_steps(recipe.run.finetune()))
-      if (later > newest)
-        log_info("finetune: an earlier milestone is missing; step-{:06d} is kept and made again", later);
+  const auto steps = checkpoint_steps(recipe.run.finetune());
+  const bool later = recipe.session.world().all_reduce_value(
+                         !steps.empty() && steps.back() > start_at ? 1 : 0, Reduction::max) > 0;
+  if (start_at >= 0) {
+    trainer.load(start_at);
+    log_info("finetune: continues after iteration {}", start_at);
   } else {
     log_info("finetune: starts from the distilled student ({} samples, {} iterations)", data.size(),
              f.iterations);
   }
+  if (later) log_info("finetune: an earlier milestone is missing and made again; later ones are kept");
+  int64_t made = 0;
   const int64_t begin = trainer.iteration();
   Progress progress("finetune", f.iterations, "iterations", begin);
   while (trainer.iteration() < f.iterations) {
     const double start = seconds();
     const double loss = trainer.step();
     const int64_t at = trainer.iteration();
+    ++made;
     nlohmann::ordered_json line{{"stage", "finetune"},
                                 {"iteration", at},
                                 {"loss", loss},
@@ -235,17 +241,23 @@ bool make_finetuning(Recipe& recipe) {
                                 {"communication_seconds", trainer.buckets().communication_seconds()}};
     recipe.metric(line.dump());
     progress.advance(1, fmt::format("loss {:.4f}", loss));
-    recipe.progress();
+    recipe.progress(fmt::format("iteration {}", at));
     const bool stop = agree_on_stop(recipe.session.world(), recipe.stop_requested());
     const bool milestone = std::find(milestones.begin(), milestones.end(), at) != milestones.end();
     if (milestone || stop || (f.save_every > 0 && at % f.save_every == 0))
       trainer.save(fingerprint, milestones);
-    if (stop && at < f.iterations) {
-      timer.done(at - begin, begin, f.iterations - at);
+    // A milestone that was missing is there again: what was made beyond it before still stands.
+    if (const int64_t further = milestone && later ? newest() : 0; further > at) {
+      trainer.load(further);
+      progress.advance(further - at);
+      log_info("finetune: continues after iteration {}, which was there", further);
+    }
+    if (stop && trainer.iteration() < f.iterations) {
+      timer.done(made, trainer.iteration() - made, f.iterations - trainer.iteration());
       return false;
     }
   }
-  timer.done(f.iterations - begin, begin);
+  timer.done(made, f.iterations - made);
   return true;
 }
 

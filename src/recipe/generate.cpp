@@ -80,9 +80,7 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
   const auto video_path = [&](int64_t i) {
     return video_folder(recipe.config, variant) / names[static_cast<size_t>(i)];
   };
-  std::vector<std::string> fingerprints;
-  for (int64_t i = 0; i < total; ++i)
-    fingerprints.push_back(sample_fingerprint(recipe, selection, variant, prompt_of(i), i));
+  const std::vector<std::string> fingerprints = sample_fingerprints(recipe, selection, variant, prompts);
   const bool videos = video_supported();
   if (!videos) log_info("generate: built without the video back-end: latents only, no mp4");
   const std::vector<int64_t> missing = missing_units(recipe, total, [&](int64_t i) {
@@ -135,7 +133,7 @@ void write_model(const Recipe& recipe, const Transformer& student, const std::fi
 }  // namespace
 
 bool make_samples(Recipe& recipe) {
-  const Selection selection = read_selection(recipe);
+  const Selection selection = require_selection(recipe);
   for (const std::string& variant : sample_variants(recipe.config))
     if (!make_variant(recipe, selection, variant)) return false;
   return true;
@@ -143,7 +141,7 @@ bool make_samples(Recipe& recipe) {
 
 bool make_model(Recipe& recipe) {
   StageTimer timer(recipe, "model");
-  const Selection selection = read_selection(recipe);
+  const Selection selection = require_selection(recipe);
   const std::string variant = sample_variants(recipe.config).back();
   std::string fingerprint = student_fingerprint(recipe, selection);
   const std::filesystem::path source = recipe.config.model.path;

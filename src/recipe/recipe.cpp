@@ -200,12 +200,12 @@ bool Recipe::stop_requested() const {
   return surgery::stop_requested();
 }
 
-void Recipe::progress() const {
-  if (watchdog_) watchdog_->beat();
+void Recipe::progress(const std::string& where) const {
+  if (watchdog_) watchdog_->beat(where);
 }
 
 void Recipe::check_stop(std::string_view what) const {
-  progress();
+  progress(std::string(what));
   if (stop_requested()) fail(ExitCode::requeue, "{}: stopped as asked", what);
 }
 
@@ -231,8 +231,8 @@ void Recipe::make_folder(const std::filesystem::path& folder) const {
   session.world().barrier();
 }
 
-StageTimer::StageTimer(const Recipe& recipe, std::string stage)
-    : recipe_(recipe), stage_(std::move(stage)), start_(now_seconds()) {
+StageTimer::StageTimer(const Recipe& recipe, std::string stage, bool looks)
+    : recipe_(recipe), stage_(std::move(stage)), looks_(looks), start_(now_seconds()) {
   if (recipe_.watchdog_) recipe_.watchdog_->enter(stage_, 60 * recipe_.config.run.stall_minutes);
 }
 
@@ -249,7 +249,7 @@ StageTimer::~StageTimer() {
 void StageTimer::done(int64_t made, int64_t reused, int64_t left) {
   told_ = true;
   if (recipe_.session.rank() != 0) return;
-  recipe_.keep_config();
+  if (!looks_) recipe_.keep_config();
   nlohmann::ordered_json line = ledger_line(left > 0 ? "stopped" : "done");
   line["made"] = made;
   line["reused"] = reused;

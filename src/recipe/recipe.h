@@ -50,8 +50,8 @@ class Recipe {
   std::vector<int64_t> latent_shape(int64_t frames, int64_t height, int64_t width) const;
 
   bool stop_requested() const;  ///< of this process
-  /// Tells the watchdog that this rank makes progress.
-  void progress() const;
+  /// Tells the watchdog that this rank makes progress, and where it is ("iteration 17").
+  void progress(const std::string& where = {}) const;
   /// Progress; gives the unit of work in hand up when a stop was asked for: Error{requeue} naming `what`.
   void check_stop(std::string_view what) const;
   /// For run_units.
@@ -87,7 +87,8 @@ class Recipe {
 /// as well: its seconds were lent too, and the device_seconds of all lines add up to what the run has cost.
 class StageTimer {
  public:
-  StageTimer(const Recipe& recipe, std::string stage);
+  /// A stage that leaves every artifact as it is (`looks`) does not make its configuration the run's.
+  StageTimer(const Recipe& recipe, std::string stage, bool looks = false);
   /// Unwinding without `done` is a failure.
   ~StageTimer();
   StageTimer(const StageTimer&) = delete;
@@ -100,6 +101,7 @@ class StageTimer {
 
   const Recipe& recipe_;
   std::string stage_;
+  bool looks_;
   double start_;
   bool told_ = false;
 };

@@ -335,7 +335,7 @@ bool holds(const std::filesystem::path& path, const std::string& text) {
 }  // namespace
 
 bool make_report(Recipe& recipe) {
-  StageTimer timer(recipe, "report");
+  StageTimer timer(recipe, "report", true);
   int64_t made = 0;
   if (recipe.session.rank() == 0) {
     Inputs in = read_inputs(recipe);

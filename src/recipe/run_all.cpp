@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "data/manifest.h"
 #include "data/video.h"
+#include "parallel/stop.h"
 #include "recipe/recipe.h"
 #include "recipe/run_status.h"
 
@@ -43,9 +44,7 @@ bool make_everything(Recipe& recipe) {
   for (const auto& stage : stages) {
     // Every rank sees the same answer: a stage's stop is agreed inside it.
     if (!stage(recipe)) return false;
-    const bool stop =
-        recipe.session.world().all_reduce_value(recipe.stop_requested() ? 1 : 0, Reduction::max) > 0;
-    if (stop) return false;
+    if (agree_on_stop(recipe.session.world(), recipe.stop_requested())) return false;
   }
   return true;
 }

@@ -83,17 +83,21 @@ std::vector<std::string> video_names(const std::vector<Prompt>& prompts, int64_t
   return names;
 }
 
-std::string sample_fingerprint(Recipe& recipe, const Selection& selection, const std::string& variant,
-                               const Prompt& prompt, int64_t index) {
+std::vector<std::string> sample_fingerprints(Recipe& recipe, const Selection& selection,
+                                             const std::string& variant, const std::vector<Prompt>& prompts) {
   const GenerateSection& g = recipe.config.generate;
   std::string model = recipe.transformer_hash();
   if (variant != "teacher") model += student_fingerprint(recipe, selection);
   if (const auto iteration = variant_iteration(variant))
     model += finetune_checkpoint_hash(recipe.run.finetune(), *iteration);
-  return make_fingerprint({"sample-1", model, recipe.text_hash(), recipe.vae_hash(), prompt.text,
-                           g.negative_prompt,
-                           fmt::format("{} {} {} {} {} {} {} {} {}", index, recipe.config.run.seed, g.frames,
-                                       g.height, g.width, g.steps, g.guidance, g.shift, g.sampler)});
+  std::vector<std::string> fingerprints;
+  for (const Prompt& prompt : prompts)
+    for (int64_t i = 0; i < g.samples; ++i)
+      fingerprints.push_back(make_fingerprint(
+          {"sample-1", model, recipe.text_hash(), recipe.vae_hash(), prompt.text, g.negative_prompt,
+           fmt::format("{} {} {} {} {} {} {} {} {}", fingerprints.size(), recipe.config.run.seed, g.frames,
+                       g.height, g.width, g.steps, g.guidance, g.shift, g.sampler)}));
+  return fingerprints;
 }
 
 Transformer variant_model(Recipe& recipe, const std::string& variant, const Selection& selection) {

@@ -30,9 +30,9 @@ std::filesystem::path video_folder(const Config& config, const std::string& vari
 /// replaced; i counts the clips of that name, so that a prompt that stands in the list twice keeps both.
 std::vector<std::string> video_names(const std::vector<Prompt>& prompts, int64_t samples);
 
-/// What clip `index` of a variant depends on. Collective on first use.
-std::string sample_fingerprint(Recipe& recipe, const Selection& selection, const std::string& variant,
-                               const Prompt& prompt, int64_t index);
+/// What every clip of a variant depends on, one a clip: `samples` of each prompt. Collective on first use.
+std::vector<std::string> sample_fingerprints(Recipe& recipe, const Selection& selection,
+                                             const std::string& variant, const std::vector<Prompt>& prompts);
 
 /// The transformer of a variant, on the recipe's device.
 Transformer variant_model(Recipe& recipe, const std::string& variant, const Selection& selection);

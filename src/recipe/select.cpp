@@ -7,6 +7,7 @@
 #include "recipe/distill_set.h"
 #include "recipe/plan.h"
 #include "recipe/selection.h"
+#include "recipe/student.h"
 #include "storage/atomic_file.h"
 
 namespace surgery {
@@ -75,7 +76,12 @@ Tables build_tables(Recipe& recipe, const DistillPlan& plan) {
 /// What the tables depend on. Collective on first use.
 std::string tables_fingerprint_of(Recipe& recipe) {
   const CostSection& cost = recipe.config.cost;
-  return make_fingerprint({"tables-1", distill_fingerprint(recipe),
+  // Times hold for what they were measured on.
+  const std::string timed =
+      cost.measure == "milliseconds"
+          ? fmt::format("{} {}", recipe.device.is_cuda() ? "cuda" : "cpu", at::toString(recipe.model_dtype()))
+          : "";
+  return make_fingerprint({"tables-2", distill_fingerprint(recipe), timed,
                            fmt::format("{} {} {} {}", cost.frames, cost.height, cost.width, cost.measure)});
 }
 
@@ -85,6 +91,12 @@ void check_selection(Recipe& recipe) {
   const SelectSection& select = recipe.config.select;
   // Milliseconds are known once they are measured.
   if (select.column == "flops") select_rates(cost_tables(recipe, recipe_distill_plan(recipe)), select);
+}
+
+std::string selection_fingerprint(Recipe& recipe) {
+  const SelectSection& s = recipe.config.select;
+  return make_fingerprint({"select-1", tables_fingerprint_of(recipe), s.budget, s.pins, s.mode,
+                           s.homogeneous_rate, fmt::format("{} {}", s.homogeneous_blocks, s.column)});
 }
 
 bool make_tables(Recipe& recipe) {
@@ -115,12 +127,13 @@ bool make_tables(Recipe& recipe) {
 
 bool make_selection(Recipe& recipe) {
   StageTimer timer(recipe, "select");
-  const std::string fingerprint = tables_fingerprint_of(recipe);
+  const std::string tables = tables_fingerprint_of(recipe), fingerprint = selection_fingerprint(recipe);
   int64_t made = 0;
   if (recipe.session.rank() == 0) {
     require_file(recipe.run.tables_h5(), "tables");
-    require_fingerprint(recipe.run.tables_h5(), tables_fingerprint(recipe.run.tables_h5()), fingerprint);
-    const Selection selection = select_rates(read_tables(recipe.run.tables_h5()), recipe.config.select);
+    require_fingerprint(recipe.run.tables_h5(), tables_fingerprint(recipe.run.tables_h5()), tables, "tables");
+    Selection selection = select_rates(read_tables(recipe.run.tables_h5()), recipe.config.select);
+    selection.fingerprint = fingerprint;
     const std::string json = selection_json(selection);
     if (!std::filesystem::exists(recipe.run.selection()) || read_file(recipe.run.selection()) != json) {
       write_file(recipe.run.selection(), json);

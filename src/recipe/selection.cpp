@@ -190,6 +190,7 @@ std::string selection_json(const Selection& selection) {
   for (const Rate rate : selection.rates)
     json["rates"].push_back(rate.is_linear() ? nlohmann::ordered_json("linear")
                                              : nlohmann::ordered_json(rate.stride()));
+  if (!selection.fingerprint.empty()) json["fingerprint"] = selection.fingerprint;
   json["error"] = selection.error;
   json["cost"] = selection.cost;
   json["budget"] = selection.budget;
@@ -218,6 +219,7 @@ Selection parse_selection(const std::string& text, const std::string& where) {
     selection.budget = json.at("budget");
     selection.bound = json.at("bound");
     selection.optimal = json.at("optimal");
+    selection.fingerprint = json.value("fingerprint", "");
     selection.mode = json.value("mode", "");
     selection.column = json.value("column", "flops");
     selection.budget_text = json.value("budget_text", "");

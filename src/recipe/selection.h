@@ -16,6 +16,7 @@ struct Selection {
   double error = 0, cost = 0, budget = 0, bound = 0;
   bool optimal = false;
   std::string mode, column, budget_text;
+  std::string fingerprint;  ///< of a run's: what it was chosen from; empty otherwise
   double softmax_cost = 0;  ///< the same column with every block at rate 1
   Frontier frontier;        ///< heterogeneous choices with the same pins; empty otherwise
 };

@@ -14,12 +14,13 @@ Selection read_selection(Recipe& recipe) {
   VALIDATE(static_cast<int64_t>(selection.rates.size()) == recipe.teacher_config().num_layers,
            "{}: {} rates for a model of {} blocks (made for another model): select again", path.string(),
            selection.rates.size(), recipe.teacher_config().num_layers);
-  const SelectSection& select = recipe.config.select;
-  if (selection.mode != select.mode || selection.budget_text != select.budget ||
-      selection.column != select.column)
-    fail_usage("{}: was selected with mode {}, budget {} {}, not with {}, {} {}: run 'select' again",
-               path.string(), selection.mode, selection.budget_text, selection.column, select.mode,
-               select.budget, select.column);
+  return selection;
+}
+
+Selection require_selection(Recipe& recipe) {
+  const std::string expected = selection_fingerprint(recipe);
+  Selection selection = read_selection(recipe);
+  require_fingerprint(recipe.run.selection(), selection.fingerprint, expected, "select");
   return selection;
 }
 

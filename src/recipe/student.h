@@ -4,8 +4,13 @@
 
 namespace surgery {
 
-/// The chosen rates (selection.json).
+/// What selection.json depends on: the tables and the settings of the choice. Collective on first use.
+std::string selection_fingerprint(Recipe& recipe);
+/// The chosen rates (selection.json), whatever they were chosen from. Error{io} when there are none.
 Selection read_selection(Recipe& recipe);
+/// The same; Error{usage} when they were chosen with other settings or from other tables. Collective on first
+/// use.
+Selection require_selection(Recipe& recipe);
 
 /// The teacher with the selected blocks made hybrid, feature maps as distilled. fp32 on the recipe's device.
 Transformer make_student(Recipe& recipe, const Selection& selection);

@@ -33,15 +33,4 @@ double psnr(const at::Tensor& video, const at::Tensor& reference, double peak) {
   return 10 * std::log10(peak * peak / difference.square().mean().item<double>());
 }
 
-MeanSpread mean_and_spread(std::span<const double> values) {
-  MeanSpread result{static_cast<int64_t>(values.size()), 0, 0};
-  if (values.empty()) return result;
-  for (const double value : values) result.mean += value / static_cast<double>(values.size());
-  if (values.size() < 2) return result;
-  double squares = 0;
-  for (const double value : values) squares += (value - result.mean) * (value - result.mean);
-  result.deviation = std::sqrt(squares / static_cast<double>(values.size() - 1));
-  return result;
-}
-
 }  // namespace surgery

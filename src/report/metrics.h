@@ -1,6 +1,5 @@
 #pragma once
 #include <cstdint>
-#include <span>
 
 #include "base/tensor.h"
 
@@ -15,12 +14,5 @@ double relative_error(const at::Tensor& value, const at::Tensor& reference);
 /// `peak` is the values' range: 2 for [-1, 1], 255 for bytes. Infinity for equal clips. Throws Error{data}
 /// for other shapes.
 double psnr(const at::Tensor& video, const at::Tensor& reference, double peak);
-
-/// Mean and sample standard deviation (0 for fewer than two values); all zero for none.
-struct MeanSpread {
-  int64_t count = 0;
-  double mean = 0, deviation = 0;
-};
-MeanSpread mean_and_spread(std::span<const double> values);
 
 }  // namespace surgery

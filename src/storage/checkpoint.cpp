@@ -1,7 +1,6 @@
 #include "storage/checkpoint.h"
 
 #include <algorithm>
-#include <ranges>
 
 #include "base/errors.h"
 #include "base/log.h"
@@ -135,43 +134,6 @@ std::vector<int64_t> checkpoint_steps(const fs::path& root) {
   }
   std::ranges::sort(steps);
   return steps;
-}
-
-std::optional<Checkpoint> newest_checkpoint(const fs::path& root) {
-  for (const int64_t step : checkpoint_steps(root) | std::views::reverse) {
-    try {
-      return open_checkpoint(checkpoint_folder(root, step));
-    } catch (const Error& error) {
-      log_warning("checkpoint of step {} is passed over, an older one is taken: {}", step, error.what());
-    }
-  }
-  return std::nullopt;
-}
-
-Resume parse_resume(const std::string& text) {
-  if (text == "auto") return Resume::automatic;
-  if (text == "must") return Resume::must;
-  if (text == "never") return Resume::never;
-  fail_usage("resume=\"{}\": must be auto, must or never", text);
-}
-
-std::optional<Checkpoint> resume_from(const fs::path& root, Resume resume) {
-  if (resume == Resume::never) {
-    log_info("starting fresh because resume is never");
-    return std::nullopt;
-  }
-  std::optional<Checkpoint> checkpoint = newest_checkpoint(root);
-  if (checkpoint) {
-    log_info("resuming from {} (step {})", checkpoint->folder.string(), checkpoint->step);
-    return checkpoint;
-  }
-  VALIDATE(resume != Resume::must,
-           "{}: no valid checkpoint, but resume is must: check the folder, or say auto", root.string());
-  if (checkpoint_steps(root).empty())
-    log_info("starting fresh because {} holds no checkpoint", root.string());
-  else
-    log_warning("starting fresh because no checkpoint in {} is valid", root.string());
-  return std::nullopt;
 }
 
 void prune_checkpoints(const fs::path& root, int64_t newest, int64_t keep,

@@ -55,18 +55,6 @@ Checkpoint open_checkpoint(const std::filesystem::path& folder,
 std::vector<int64_t> checkpoint_steps(const std::filesystem::path& root);
 std::filesystem::path checkpoint_folder(const std::filesystem::path& root, int64_t step);
 
-/// The newest checkpoint that passes its check; damaged ones are passed over with a warning, and left in
-/// place.
-std::optional<Checkpoint> newest_checkpoint(const std::filesystem::path& root);
-
-enum class Resume { automatic, must, never };
-/// "auto", "must", "never"; Error{usage} otherwise.
-Resume parse_resume(const std::string& text);
-
-/// Where to go on from, said aloud: a failed resume never becomes a silent fresh start. `must` without a
-/// valid checkpoint is Error{data}; `never` gives none.
-std::optional<Checkpoint> resume_from(const std::filesystem::path& root, Resume resume);
-
 /// Of the checkpoints up to step `newest`, removes all but the last `keep` (at least 2), sparing the
 /// milestones. Later ones stay: a run that goes back for a lost milestone comes to them again.
 void prune_checkpoints(const std::filesystem::path& root, int64_t newest, int64_t keep,

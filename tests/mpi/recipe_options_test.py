@@ -5,7 +5,6 @@ Every run takes what it can from one base run, so that each option costs only th
 
 import json
 import pathlib
-import subprocess
 import sys
 
 import h5py
@@ -14,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from small_recipe import command, environment, hashes, run  # noqa: E402
+from small_recipe import hashes, run  # noqa: E402
 
 BLOCKS = "distill/block-*.h5"
 
@@ -83,11 +82,19 @@ def test_bf16_trains_masters_that_start_exactly(base, tmp_path):
 
 
 def test_the_teachers_term_pulls_towards_the_teacher(base, tmp_path):
-    start = parameters(base, 2)
-    continued(base, tmp_path / "run", "finetune", "--finetune.teacher_weight=10")
-    assert losses(tmp_path / "run")[0] == pytest.approx(losses(base)[0], rel=1e-5), "the term is not in the loss told"
-    assert difference(parameters(tmp_path / "run"), parameters(base)) > 0.05 * moved(base)
-    assert difference(parameters(tmp_path / "run", 2), start) > 0
+    """Clips that are not the teacher's own draw a student away from it; the term holds it back."""
+    errors = {}
+    for weight in [0, 100]:
+        directory = tmp_path / str(weight)
+        options = [f"--finetune.teacher_weight={weight}", "--finetune.learning_rate=1e-4", "--finetune.iterations=12",
+                   "--finetune.checkpoints=2", "--select.mode=softmax"]
+        continued(base, directory, "finetune", *options)
+        for stage in ["generate", "evaluate"]:
+            run(directory, 2, *options, stage=stage)
+        scores = {s["variant"]: s for s in json.loads((directory / "evaluation.json").read_text())["variants"]}
+        errors[weight] = scores["step-000012"]["latent_error"]
+    assert losses(tmp_path / "0")[0] == pytest.approx(losses(tmp_path / "100")[0], rel=1e-5), "the term is not in the loss told"
+    assert errors[100] < 0.8 * errors[0], errors
 
 
 def test_trajectories_need_not_be_cached(base, tmp_path):
@@ -187,12 +194,10 @@ def test_milliseconds_are_measured_and_chosen_by(base, tmp_path):
     rows = [line.split(",") for line in (directory / "tables.csv").read_text().splitlines()[1:]]
     times = {rate: {float(row[4]) for row in rows if row[1] == rate} for rate in ["1", "2", "4", "linear"]}
     assert all(len(values) == 1 and min(values) > 0 for values in times.values()), "one geometry: one time a rate"
-    # What hybrid attention takes at so few tokens may be more than full attention: then no budget can be met.
-    result = subprocess.run(command(directory, 1, *options, stage="select"), env=environment(), capture_output=True,
-                            text=True, timeout=600)
-    if min(min(values) for values in times.values()) <= 0.8 * min(times["1"]):
-        assert result.returncode == 0, result.stderr
+    # Hybrid attention may take longer than full attention at so few tokens: all-softmax is always within the budget.
+    for budget in ["1.0", str(1.01 * min(min(values) for values in times.values()) / min(times["1"]))]:
+        run(directory, 1, *options, f"--select.budget={budget}", stage="select")
         selection = json.loads((directory / "selection.json").read_text())
-        assert selection["column"] == "milliseconds" and selection["cost"] <= 0.8 * selection["softmax_cost"] * (1 + 1e-9)
-    else:
-        assert result.returncode == 64 and "cannot be met" in result.stderr
+        assert selection["column"] == "milliseconds"
+        assert selection["cost"] == pytest.approx(sum(min(times[str(rate)]) for rate in selection["rates"]))
+        assert selection["cost"] <= selection["budget"] * (1 + 1e-9)

@@ -142,7 +142,7 @@ def test_a_kill_while_the_model_is_written_leaves_a_whole_one_or_none(undisturbe
     while process.poll() is None and not list(directory.glob(".tmp-*-model")):
         time.sleep(0.001)
     process.kill()
-    process.wait()
+    assert process.wait() == -signal.SIGKILL, "the process was killed too late to show anything"
     assert hashes(directory, model) in [before, {}, hashes(undisturbed, model)]
     run(directory, 1)
     assert hashes(directory, model) == hashes(undisturbed, model)
@@ -195,6 +195,9 @@ def test_other_settings_are_refused_not_overwritten(undisturbed):
     ("select", "--cost.frames=41", "tables.h5"),
     ("finetune", "--select.budget=3xR2", "selection.json"),
     ("finetune", "--select.mode=softmax", "selection.json"),
+    ("generate", "--select.pins=0=1,9=1", "selection.json"),
+    ("finetune", "--cost.frames=41", "selection.json"),
+    ("finetune", "--data.fps=8", "data/latents/latents-"),
     ("finetune", "--distill.stabilizer=lse", "finetune/step-"),
     ("finetune", "--data.videos=shapes:distill", "data/latents/latents-"),
     ("generate", "--generate.steps=3", "samples/teacher/sample-000000.h5"),
@@ -232,14 +235,16 @@ def test_a_video_of_another_model_is_made_again(undisturbed, tmp_path):
 def test_a_lost_milestone_is_made_again_and_later_ones_stay(undisturbed, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(undisturbed, directory)
-    milestones = sorted(path.name for path in directory.glob("finetune/step-*"))
-    assert milestones[-1] == "step-000008" and len(milestones) >= 3
-    lost = milestones[-3]
-    expected = hashes(directory, [f"finetune/{name}/*.safetensors" for name in milestones])
+    state = lambda name: directory / "finetune" / name / "state-0-of-1.safetensors"
+    lost, later, last = sorted(path.name for path in directory.glob("finetune/step-*"))[-3:]
+    assert last == "step-000008"
+    expected = state(lost).read_bytes()
+    before = [state(name).stat().st_ino for name in (later, last)]
     shutil.rmtree(directory / "finetune" / lost)
     output = run(directory, 2, stage="finetune")
-    assert "is kept" in output
-    assert hashes(directory, [f"finetune/{name}/*.safetensors" for name in milestones]) == expected
+    assert "later ones are kept" in output and "continues after iteration 8, which was there" in output
+    assert state(lost).read_bytes() == expected
+    assert [state(name).stat().st_ino for name in (later, last)] == before, "what stood was made again"
 
 
 def test_resume_says_what_it_does(undisturbed, tmp_path):
@@ -249,6 +254,46 @@ def test_resume_says_what_it_does(undisturbed, tmp_path):
                                 capture_output=True, text=True, timeout=600)
         assert result.returncode == code
         assert words in result.stderr
+
+
+@pytest.mark.parametrize("pattern,stage,options", [
+    ("distill/block-*.h5", "distill", []),
+    ("distill/block-*.h5", "distill", ["--trajectories.source=live"]),
+    ("finetune/step-000002/manifest.json", "finetune", []),
+    ("samples/teacher/sample-*.h5", "generate teacher", ["--generate.count=12"]),
+    (None, "evaluate", ["--generate.count=24"]),
+])
+def test_every_stage_stops_cleanly_and_goes_on(undisturbed, tmp_path, pattern, stage, options):
+    directory = tmp_path / "run"
+    options = options if "live" in str(options) else [*options, f"--run.base={undisturbed}"]
+    if stage == "distill":
+        options += ["--distill.epochs=6", "--distill.blocks_per_unit=10"]
+    process = subprocess.Popen(command(directory, 2, *options), env=environment(), stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    deadline = time.time() + 300
+    reached = lambda: list(directory.glob(pattern))
+    if stage == "evaluate":  # leaves nothing before it is done: half a second into it
+        reached = lambda: (directory / "ledger.jsonl").exists() and ledger(directory)[-1]["stage"] == "generate step-000008"
+    while not reached():
+        assert process.poll() is None, process.communicate()[0][-2000:]
+        assert time.time() < deadline
+        time.sleep(0.002)
+    if stage == "evaluate":
+        time.sleep(0.5)
+    for rank in ranks_of(process.pid):
+        os.kill(rank, signal.SIGUSR2)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, output[-2000:]
+    line = ledger(directory)[-1]
+    assert (line["stage"], line["outcome"]) == (stage, "stopped") and line["left"] > 0, line
+    stopped = hashes(directory, IDENTICAL)
+    run(directory, 2, *options, stage="distill" if stage == "distill" else "run")
+    assert [line for line in ledger(directory) if line["stage"] == stage][-1]["outcome"] == "done"
+    if stage == "distill":  # a run that was never stopped
+        run(tmp_path / "whole", 2, *options, stage="cache")
+        run(tmp_path / "whole", 2, *options, stage="distill")
+        assert hashes(directory, ["distill/*.h5"]) == hashes(tmp_path / "whole", ["distill/*.h5"])
+        assert stopped != hashes(directory, IDENTICAL)
 
 
 def test_stop_signal_commits_and_continues(undisturbed, tmp_path):
@@ -296,3 +341,18 @@ def test_a_job_with_a_hanging_rank_is_aborted_and_continues(undisturbed, tmp_pat
     assert re.search(r"rank 0, .*: no progress for \d+ s in \"(trajectories|finetune)\"", output), output[-2000:]
     run(directory, 2)
     assert hashes(directory, IDENTICAL) == hashes(undisturbed, IDENTICAL)
+
+
+def test_a_report_leaves_the_runs_configuration_and_reads_it(undisturbed, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(undisturbed, directory)
+    (directory / "evaluation.json").unlink()
+    before = (directory / "config.cfg").read_bytes()
+    line = command(directory, 1, stage="report")
+    line = line[:line.index(BINARY)] + [BINARY, "report", f"--run.directory={directory}"]
+    result = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    assert "missing: evaluate" in result.stdout + result.stderr, "only that is missing, by the run's own configuration"
+    assert (directory / "config.cfg").read_bytes() == before
+    result = subprocess.run([*line, "--select.budget=0.5"], env=environment(), capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0 and (directory / "config.cfg").read_bytes() == before

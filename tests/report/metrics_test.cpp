@@ -29,14 +29,5 @@ TEST(Metrics, PsnrKnowsTheValuesRange) {
   EXPECT_THROW(psnr(reference, at::zeros({1, 3, 2, 4, 5}), 2), Error);
 }
 
-TEST(Metrics, MeanAndSpread) {
-  EXPECT_EQ(mean_and_spread({}).count, 0);
-  const std::vector<double> one{3}, four{2, 4, 4, 6};
-  EXPECT_EQ(mean_and_spread(one).mean, 3);
-  EXPECT_EQ(mean_and_spread(one).deviation, 0);
-  EXPECT_EQ(mean_and_spread(four).mean, 4);
-  EXPECT_NEAR(mean_and_spread(four).deviation, std::sqrt(8.0 / 3), 1e-12);
-}
-
 }  // namespace
 }  // namespace surgery

@@ -40,7 +40,6 @@ TEST(Checkpoint, IsNotThereUntilCommitted) {
   const fs::path temporary = begin_checkpoint(folder.path(), 7);
   write_raw(temporary / "rank-0000", "half");
   EXPECT_TRUE(checkpoint_steps(folder.path()).empty());
-  EXPECT_FALSE(newest_checkpoint(folder.path()).has_value());
 }
 
 TEST(Checkpoint, ThatIsNotThereIsAnInputThatFailed) {
@@ -54,18 +53,6 @@ TEST(Checkpoint, OfTheSameStepIsReplaced) {
   save(folder.path(), 5, "new");
   EXPECT_EQ(read_raw(folder / "step-000005/rank-0000"), "newrank-0000");
   EXPECT_EQ(folder.count(), 1u);
-}
-
-TEST(Checkpoint, NewestValidOneIsFound) {
-  const TestFolder folder;
-  for (const int64_t step : {2, 10, 9}) save(folder.path(), step);
-  EXPECT_EQ(newest_checkpoint(folder.path())->step, 10);
-  write_raw(folder / "step-000010/rank-0001", "staterank-0009");  // same size, other content
-  EXPECT_EQ(newest_checkpoint(folder.path())->step, 9);
-  fs::remove(folder / "step-000009/manifest.json");
-  EXPECT_EQ(newest_checkpoint(folder.path())->step, 2);
-  EXPECT_TRUE(fs::exists(folder / "step-000010")) << "a damaged checkpoint must stay for inspection";
-  EXPECT_EQ(checkpoint_steps(folder.path()), (std::vector<int64_t>{2, 9, 10}));
 }
 
 TEST(Checkpoint, DamageIsNamed) {
@@ -102,7 +89,7 @@ TEST(Checkpoint, RanksOnDifferentFileSystemsAreFoundOut) {
   const std::vector<CheckpointFile> files{seal_file(temporary, "rank-0000"),
                                           {"rank-0001", 10, "of another node"}};
   expect_error(ExitCode::io, "rank-0001: is not there", [&] { commit_checkpoint(temporary, 3, files, {}); });
-  EXPECT_FALSE(newest_checkpoint(folder.path()).has_value());
+  EXPECT_TRUE(checkpoint_steps(folder.path()).empty());
 }
 
 TEST(Checkpoint, PruningKeepsTheNewestAndTheMilestones) {
@@ -123,23 +110,6 @@ TEST(Checkpoint, PruningSparesWhatWasJustSavedAndWhatComesLater) {
   for (const int64_t step : {350, 400}) save(folder.path(), step);
   prune_checkpoints(folder.path(), 400, 2, std::vector<int64_t>{400, 800});
   EXPECT_EQ(checkpoint_steps(folder.path()), (std::vector<int64_t>{350, 400, 700, 800}));
-}
-
-TEST(Checkpoint, ResumeNeverBecomesASilentFreshStart) {
-  const TestFolder folder;
-  EXPECT_FALSE(resume_from(folder.path(), Resume::automatic).has_value());
-  expect_error(ExitCode::data, "resume is must", [&] { resume_from(folder.path(), Resume::must); });
-  save(folder.path(), 1);
-  EXPECT_EQ(resume_from(folder.path(), Resume::automatic)->step, 1);
-  EXPECT_EQ(resume_from(folder.path(), Resume::must)->step, 1);
-  EXPECT_FALSE(resume_from(folder.path(), Resume::never).has_value());
-  write_raw(folder / "step-000001/rank-0000", "x");
-  testing::internal::CaptureStderr();
-  EXPECT_FALSE(resume_from(folder.path(), Resume::automatic).has_value());
-  EXPECT_NE(testing::internal::GetCapturedStderr().find("starting fresh because no checkpoint"),
-            std::string::npos);
-  EXPECT_EQ(parse_resume("must"), Resume::must);
-  expect_error(ExitCode::usage, "must be auto", [] { parse_resume("maybe"); });
 }
 
 }  // namespace
