@@ -14,6 +14,7 @@ from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedul
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
+from measured import agree  # noqa: E402
 from transformer_parity_test import CONFIGURATIONS, draw, forward, inputs  # noqa: E402
 
 BINARY = os.environ["SURGERY_BINARY"]
@@ -57,11 +58,6 @@ def walk(scheduler, tensors):
     return torch.stack(states)
 
 
-def difference(ours, expected):
-    assert ours.shape == expected.shape
-    return ((ours.double() - expected.double()).norm() / expected.double().norm()).item()
-
-
 @pytest.mark.parametrize("steps, shift", [(1, 3.0), (4, 5.0), (20, 3.0), (50, 3.0), (50, 8.0)])
 def test_schedule(steps, shift, tmp_path):
     ours, expected = sampled(tmp_path, velocities(steps), "--shift", shift), unipc(steps, shift)
@@ -75,7 +71,7 @@ def test_unipc_alone(steps, shift, tmp_path):
     ours = sampled(tmp_path, tensors, "--shift", shift)
     expected = walk(unipc(steps, shift), tensors)
     for step in range(steps):
-        assert difference(ours["samples"][step], expected[step]) <= TOLERANCE, step
+        agree(ours["samples"][step], expected[step], TOLERANCE)
     assert torch.equal(ours["sample"], ours["samples"][-1])
 
 
@@ -86,7 +82,7 @@ def test_dpmpp_2m_alone(steps, tmp_path):
     scheduler.set_timesteps(steps)
     levels = scheduler.sigmas
     ours = sampled(tmp_path, {**tensors, "sigmas": levels}, "--sampler", "dpm++2m")
-    assert difference(ours["samples"], walk(scheduler, tensors)) <= TOLERANCE
+    agree(ours["samples"], walk(scheduler, tensors), TOLERANCE)
 
 
 def test_euler_alone(tmp_path):
@@ -95,7 +91,7 @@ def test_euler_alone(tmp_path):
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
     scheduler.set_timesteps(sigmas=levels)
     ours = sampled(tmp_path, {**tensors, "sigmas": scheduler.sigmas}, "--sampler", "euler")
-    assert difference(ours["samples"], walk(scheduler, tensors)) <= TOLERANCE
+    agree(ours["samples"], walk(scheduler, tensors), TOLERANCE)
 
 
 def test_euler_ancestral_keeps_the_marginal(tmp_path):
@@ -124,7 +120,7 @@ def test_euler_ancestral_without_fresh_noise_is_euler(tmp_path):
     tensors = velocities(10)
     plain = sampled(tmp_path, tensors, "--sampler", "euler")
     ours = sampled(tmp_path, tensors, "--sampler", "euler-ancestral", "--eta", 0)
-    assert difference(ours["samples"], plain["samples"]) <= 1e-6
+    agree(ours["samples"], plain["samples"], 1e-6)
 
 
 def test_unipc_with_the_model_in_the_loop(tmp_path):
@@ -146,7 +142,7 @@ def test_unipc_with_the_model_in_the_loop(tmp_path):
         with torch.no_grad():
             v = model(expected, t[None], tensors["encoder_hidden_states"]).sample
         expected = scheduler.step(v, t, expected).prev_sample
-    assert difference(ours, expected) <= 1e-3
+    agree(ours, expected, 1e-3)
 
 
 @pytest.mark.parametrize("change, options, code, part", [

@@ -11,6 +11,7 @@ import subprocess
 import pytest
 import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from measured import agree, difference
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, T5Tokenizer, UMT5Config, UMT5EncoderModel
 
@@ -81,11 +82,6 @@ def run(*arguments, **options):
     return outputs
 
 
-def difference(ours, reference):
-    assert ours.shape == reference.shape
-    return ((ours.double() - reference.double()).norm() / reference.double().norm()).item()
-
-
 def sample(length=150):
     """Two texts of different length; long enough that every bucket occurs."""
     torch.manual_seed(1)
@@ -112,7 +108,7 @@ def test_last_hidden_state(settings, tmp_path):
     assert difference(flat[1:], expected[1:]) > 1e-2, "the mask must matter, or the comparison is blind to it"
     ours = run(tmp_path, tmp_path, {"input_ids": ids, "attention_mask": mask})
     assert set(ours) == {"last_hidden_state"}
-    assert difference(ours["last_hidden_state"], expected) <= TOLERANCE
+    agree(ours["last_hidden_state"], expected, TOLERANCE)
 
 
 def test_shards_and_16_bit_weights(tmp_path):
@@ -124,7 +120,7 @@ def test_shards_and_16_bit_weights(tmp_path):
         expected = model.float()(input_ids=ids, attention_mask=mask).last_hidden_state
     ours = run(tmp_path / "text_encoder", tmp_path, {"input_ids": ids, "attention_mask": mask})["last_hidden_state"]
     assert ours.dtype == torch.float32
-    assert difference(ours, expected) <= TOLERANCE
+    agree(ours, expected, TOLERANCE)
 
 
 # ---- the tokenizer
@@ -168,7 +164,7 @@ def test_a_prompt_is_tokenised_and_encoded(trained, tmp_path):
     with torch.no_grad():
         expected = UMT5EncoderModel.from_pretrained(trained / "text_encoder")(**tokens).last_hidden_state
     assert torch.equal(ours["input_ids"], tokens.input_ids)
-    assert difference(ours["last_hidden_state"], expected) <= TOLERANCE
+    agree(ours["last_hidden_state"], expected, TOLERANCE)
 
 
 # ---- bad input: exit code, message, no output left behind

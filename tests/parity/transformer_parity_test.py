@@ -10,6 +10,7 @@ import subprocess
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from measured import agree, difference
 from safetensors.torch import load_file, save_file
 
 BINARY = os.environ["SURGERY_BINARY"]
@@ -91,11 +92,6 @@ def forward(folder, tensors, work, *options):
     return DONE, load_file(target)["sample"]
 
 
-def difference(ours, expected):
-    assert ours.shape == expected.shape
-    return ((ours.double() - expected.double()).norm() / expected.double().norm()).item()
-
-
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_fp32(name, tmp_path):
     model = draw(CONFIGURATIONS[name])
@@ -105,7 +101,7 @@ def test_fp32(name, tmp_path):
     assert len(deviations) >= 3 and min(deviations) >= 3, deviations
     code, ours = forward(tmp_path, tensors, tmp_path)
     assert code == DONE, ours
-    assert difference(ours, expected) <= TOLERANCE
+    agree(ours, expected, TOLERANCE)
 
 
 def test_integer_timestep_and_sharded_weights(tmp_path):
@@ -116,7 +112,7 @@ def test_integer_timestep_and_sharded_weights(tmp_path):
     tensors["timestep"] = torch.tensor([750])
     code, ours = forward(tmp_path / "transformer", tensors, tmp_path)
     assert code == DONE, ours
-    assert difference(ours, reference(model, tensors)[0]) <= TOLERANCE
+    agree(ours, reference(model, tensors)[0], TOLERANCE)
 
 
 def test_bf16_rounds_where_diffusers_rounds(tmp_path):

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from measured import agree
 from safetensors.torch import load_file, save_file
 
 BINARY = os.environ["SURGERY_BINARY"]
@@ -56,11 +57,6 @@ def run(model, component, tensors, folder):
     return outputs
 
 
-def difference(ours, reference):
-    assert ours.shape == reference.shape
-    return ((ours.double() - reference.double()).norm() / reference.double().norm()).item()
-
-
 @pytest.fixture(scope="module", params=CONFIGURATIONS, ids=str)
 def pair(request, tmp_path_factory):
     """A reference model and the pipeline folder it was saved in."""
@@ -87,10 +83,10 @@ def test_encode_and_decode(pair, frames, tmp_path):
         decoded = model.decode(latents).sample
     encoded = run(folder, "vae-encode", {"video": video}, tmp_path)
     assert set(encoded) == {"mean", "logvar"}
-    assert difference(encoded["mean"], posterior.mean) <= TOLERANCE
-    assert difference(encoded["logvar"], posterior.logvar) <= TOLERANCE
+    agree(encoded["mean"], posterior.mean, TOLERANCE)
+    agree(encoded["logvar"], posterior.logvar, TOLERANCE)
     assert (decoded.abs() < 1).float().mean() > 0.5, "clamped nearly everywhere: the comparison would be blind"
-    assert difference(run(folder, "vae-decode", {"latents": latents}, tmp_path)["video"], decoded) <= TOLERANCE
+    agree(run(folder, "vae-decode", {"latents": latents}, tmp_path)["video"], decoded, TOLERANCE)
 
 
 def test_the_components_own_folder_serves_too(small, tmp_path):
@@ -108,7 +104,7 @@ def test_16_bit_weights_are_computed_in_fp32(tmp_path):
         expected = model.float().encode(video).latent_dist.mean
     ours = run(tmp_path, "vae-encode", {"video": video}, tmp_path)["mean"]
     assert ours.dtype == torch.float32
-    assert difference(ours, expected) <= TOLERANCE
+    agree(ours, expected, TOLERANCE)
 
 
 def test_repeat_prints_the_seconds_of_each_run(small, tmp_path):
