@@ -79,6 +79,7 @@ ExitCode run(Context& context) {
     fmt::print("{}\n", plan_json(plan).dump(2));
   else
     fmt::print("{}", plan_text(plan));
+  std::fflush(stdout);  // before what is said on the other stream
   if (plan.faults.empty()) return ExitCode::done;
   std::string message = "this does not fit:";
   for (const std::string& fault : plan.faults) message += "\n  " + fault;

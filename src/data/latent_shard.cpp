@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 
 #include "base/errors.h"
 #include "storage/atomic_file.h"
@@ -338,6 +339,13 @@ std::vector<std::filesystem::path> list_shards(const std::filesystem::path& fold
   std::sort(shards.begin(), shards.end());
   if (shards.empty()) fail_io("{}: holds no latent shard (*.h5): encode the clips first", folder.string());
   return shards;
+}
+
+int64_t shard_rejected(const std::filesystem::path& shard) {
+  std::ifstream file(shard_rejects(shard));
+  int64_t count = 0;
+  for (std::string line; std::getline(file, line);) ++count;
+  return count;
 }
 
 }  // namespace surgery

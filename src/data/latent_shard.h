@@ -80,6 +80,8 @@ std::string shard_name(const std::string& name, int64_t index, int64_t count);
 /// Beside a shard, the clips that were left out of it, one `id<TAB>reason` a line:
 /// NAME-00003-of-00086.rejects.txt
 std::filesystem::path shard_rejects(std::filesystem::path shard);
+/// How many clips that file names; 0 where there is none.
+int64_t shard_rejected(const std::filesystem::path& shard);
 
 /// All complete shards of a folder, sorted by name. Error{io} when there is no folder or none in it.
 std::vector<std::filesystem::path> list_shards(const std::filesystem::path& folder);

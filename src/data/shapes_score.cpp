@@ -242,6 +242,10 @@ double ShapesScore::attribute_share() const {
                           (4.0 * static_cast<double>(clips));
 }
 
+double ShapesScore::attribute_share(size_t attribute) const {
+  return clips == 0 ? 0 : static_cast<double>(right[attribute]) / static_cast<double>(clips);
+}
+
 double ShapesScore::clip_share() const {
   return clips == 0 ? 0 : static_cast<double>(all_four) / static_cast<double>(clips);
 }

@@ -27,7 +27,9 @@ struct ShapesScore {
   std::array<int64_t, 4> right{};  ///< background, colour, outline, direction
 
   void add(const ShapeAttributes& asked, const ShapesReading& reading);
-  double attribute_share() const;    ///< of all 4 x clips attributes
+  double attribute_share() const;  ///< of all 4 x clips attributes
+  /// Of the clips, those with this attribute (index of `right`) as asked; 0 without clips.
+  double attribute_share(size_t attribute) const;
   double clip_share() const;         ///< of clips with all four
   Proportion clip_interval() const;  ///< of clips with all four, 95 %
   std::string summary() const;       ///< one line for a log

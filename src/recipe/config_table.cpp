@@ -1,6 +1,7 @@
 #include "recipe/config_table.h"
 
 #include "recipe/config_checks.h"
+#include "wan/sampler.h"
 
 namespace surgery {
 namespace {
@@ -100,7 +101,7 @@ void add_distillation(std::vector<ConfigOption>& table) {
       .add("shift", &T::shift, "", "time shift of the noise schedule")
       .range(0.001, 1000)
       .add("sampler", &T::sampler, "", "of the teacher's runs")
-      .one_of({"euler", "euler-ancestral", "unipc", "dpm++2m"})
+      .one_of(sampler_names())
       .add("negative_prompt", &T::negative_prompt, "", "text of the unconditional branch")
       .add("source", &T::source, "", "latent = cached latents, teacher replayed; live = nothing cached")
       .one_of({"latent", "live"});
@@ -231,7 +232,7 @@ void add_generation(std::vector<ConfigOption>& table) {
       .add("shift", &G::shift, "", "time shift of the noise schedule")
       .range(0.001, 1000)
       .add("sampler", &G::sampler, "", "of generation")
-      .one_of({"euler", "euler-ancestral", "unipc", "dpm++2m"})
+      .one_of(sampler_names())
       .add("negative_prompt", &G::negative_prompt, "", "text of the unconditional branch")
       .clip("the generated clips");
   SectionTable<EvaluateSection>(table, "evaluate", &Config::evaluate)

@@ -10,8 +10,8 @@ namespace surgery {
 DistillPlan recipe_distill_plan(Recipe& recipe);
 /// What every block's distillation depends on. Collective on first use.
 std::string distill_fingerprint(Recipe& recipe);
-/// A block that is fully distilled with this configuration. Error{io} where it is not, Error{usage} where it
-/// was made with another, Error{data}. Collective on first use.
-BlockState read_distilled(Recipe& recipe, int64_t block);
+/// A block that is fully distilled. Error{io} where it is not, Error{usage} where its fingerprint is not
+/// `expected` (distill_fingerprint), Error{data}.
+BlockState read_distilled(const Recipe& recipe, int64_t block, const std::string& expected);
 
 }  // namespace surgery

@@ -56,6 +56,16 @@ void set_aside_others(const std::filesystem::path& folder, const std::vector<Sha
   }
 }
 
+/// Of shards made here, `clips` (in them or left out by name) must be what data.count asks for. A listing may
+/// hold fewer.
+void check_count(const DataSection& d, int64_t clips) {
+  const auto split = parse_shapes_split(d.videos);
+  const int64_t wanted = d.count > 0 ? d.count : split ? shapes_split_size(*split) : 0;
+  if (d.shards.empty() && wanted > 0 && (clips > wanted || (split && clips < wanted)))
+    fail_usage("data/latents holds {} clips, not the {} that data.count = {} asks for: run 'encode' again",
+               clips, wanted, d.count);
+}
+
 }  // namespace
 
 bool make_latents(Recipe& recipe) {
@@ -112,6 +122,7 @@ bool make_latents(Recipe& recipe) {
           fail(ExitCode::requeue, "{}: stopped as asked", plans[missing[u]].path.filename().string());
       },
       [&] { return recipe.stop_requested(); }, recipe.coordinator());
+  log_info("encode: {} clips in {} shards", clips.size(), plans.size());
   timer.done(std::ssize(missing) - std::ssize(left), std::ssize(plans) - std::ssize(missing),
              std::ssize(left));
   return left.empty();
@@ -131,8 +142,10 @@ LatentSet LatentSet::open(Recipe& recipe) {
   const DataSection& d = recipe.config.data;
   const auto shape = recipe.latent_shape(d.frames, d.height, d.width);
   std::string fingerprints;
+  int64_t left_out = 0;
   for (const auto& path : list_shards(shard_folder(recipe))) {
     LatentShard shard(path);
+    left_out += shard_rejected(path);
     if (shard.size() == 0) continue;
     shard.check_space(space);
     if (d.shards.empty() && shard.header().source != d.videos)
@@ -150,6 +163,7 @@ LatentSet LatentSet::open(Recipe& recipe) {
     set.state_->size += shard.size();
     set.state_->shards.push_back(std::move(shard));
   }
+  check_count(d, set.state_->size + left_out);
   VALIDATE(set.state_->size > 0,
            "{}: no usable clip (finetuning has nothing to learn from): see the rejects files",
            shard_folder(recipe).string());

@@ -74,10 +74,6 @@ VariantScore summarize(const std::string& variant, const at::Tensor& rows,
   return score;
 }
 
-double share(int64_t count, int64_t clips) {
-  return clips == 0 ? 0 : static_cast<double>(count) / static_cast<double>(clips);
-}
-
 MeanScore average(const std::vector<VariantScore>& checkpoints) {
   MeanScore mean;
   mean.checkpoints = std::ssize(checkpoints);
@@ -88,7 +84,7 @@ MeanScore average(const std::vector<VariantScore>& checkpoints) {
     mean.psnr += s.psnr * weight;
     mean.has_shapes = s.has_shapes;
     mean.clip_share += s.shapes.clip_share() * weight;
-    for (size_t a = 0; a < 4; ++a) mean.attribute_share[a] += share(s.shapes.right[a], s.clips) * weight;
+    for (size_t a = 0; a < 4; ++a) mean.attribute_share[a] += s.shapes.attribute_share(a) * weight;
   }
   return mean;
 }

@@ -11,19 +11,12 @@
 namespace surgery {
 namespace {
 
-constexpr double GiB = 1024.0 * 1024.0 * 1024.0;
-
 /// Of one quantity (a member, or a member function) over all items.
 template <class Item, class Quantity>
 double sum(const std::vector<Item>& items, Quantity quantity) {
   double total = 0;
   for (const Item& item : items) total += std::invoke(quantity, item);
   return total;
-}
-
-const PlanTerm& largest(const std::vector<PlanTerm>& terms) {
-  return *std::max_element(terms.begin(), terms.end(),
-                           [](const PlanTerm& a, const PlanTerm& b) { return a.bytes < b.bytes; });
 }
 
 /// Seconds: the slowest rank's share, since pieces are not divided; hours: of the ranks that are lent
@@ -35,28 +28,6 @@ void add_time(PlanStage& stage, const PlanMachine& machine) {
   stage.device_hours = stage.seconds * double(machine.ranks) / 3600;
 }
 
-void refuse_what_exceeds(Plan& plan) {
-  for (const PlanStage& stage : plan.stages) {
-    const double need = stage.memory_bytes(), have = plan.machine.memory_bytes;
-    if (have <= 0 || need <= have || stage.units == 0) continue;
-    const PlanTerm& term = largest(stage.memory);
-    plan.faults.push_back(
-        fmt::format("{} needs {:.1f} GiB of memory a rank, {:.1f} GiB are there; the largest term: {}, "
-                    "{:.1f} GiB",
-                    stage.name, need / GiB, have / GiB, term.name, term.bytes / GiB));
-  }
-  const double need = plan.disk_bytes(), have = plan.machine.disk_bytes;
-  if (have > 0 && need > have) {
-    std::vector<PlanTerm> all;
-    for (const PlanStage& stage : plan.stages)
-      for (const PlanTerm& term : stage.disk) all.push_back({stage.name + ": " + term.name, term.bytes});
-    const PlanTerm& term = largest(all);
-    plan.faults.push_back(
-        fmt::format("the run needs {:.1f} GiB on disk, {:.1f} GiB are free; the largest term: {}, {:.1f} GiB",
-                    need / GiB, have / GiB, term.name, term.bytes / GiB));
-  }
-}
-
 }  // namespace
 
 double PlanStage::memory_bytes() const {
@@ -64,6 +35,10 @@ double PlanStage::memory_bytes() const {
 }
 double PlanStage::disk_bytes() const {
   return sum(disk, &PlanTerm::bytes);
+}
+
+double PlanStage::left() const {
+  return found ? found->left() : 1;
 }
 
 double Plan::flops() const {
@@ -77,6 +52,13 @@ double Plan::seconds() const {
 }
 double Plan::device_hours() const {
   return sum(stages, &PlanStage::device_hours);
+}
+
+double Plan::seconds_left() const {
+  return sum(stages, [](const PlanStage& stage) { return stage.left() * stage.seconds; });
+}
+double Plan::device_hours_left() const {
+  return sum(stages, [](const PlanStage& stage) { return stage.left() * stage.device_hours; });
 }
 
 ModelSizes read_model_sizes(const ModelSection& model) {
@@ -131,11 +113,7 @@ Plan make_plan(const Config& config, const ModelSizes& model, const PlanMachine&
   Plan plan;
   plan.machine = machine;
   plan.model = model;
-  const StagePlanner planner(config, model, machine.ranks, plan.notes);
-  plan.stages = {planner.trajectories(), planner.distill(),  planner.file("tables"),
-                 planner.file("select"), planner.encode(),   planner.finetune(),
-                 planner.model(),        planner.generate(), planner.evaluate(),
-                 planner.file("report")};
+  plan.stages = plan_stages(config, model, machine.ranks, plan.notes);
   for (PlanStage& stage : plan.stages) add_time(stage, machine);
   const int64_t units = plan.stages[1].parallel;
   if (machine.ranks > units)
@@ -144,7 +122,7 @@ Plan make_plan(const Config& config, const ModelSizes& model, const PlanMachine&
                     machine.ranks - units, machine.ranks));
   plan.notes.push_back(
       "communication, reading and writing are not in the seconds; activations are estimates");
-  refuse_what_exceeds(plan);
+  plan.faults = plan_faults(plan, config);
   return plan;
 }
 

@@ -51,8 +51,10 @@ struct PlanStage {
   double seconds = 0, device_hours = 0;
   std::vector<PlanTerm> memory = {};  ///< of one rank, while the stage runs
   std::vector<PlanTerm> disk = {};    ///< what it leaves
+  std::vector<int64_t> clip = {};     ///< frames, height, width of what it works on; empty: on no clips
   double memory_bytes() const;
   double disk_bytes() const;
+  double left() const;  ///< share that is yet to be made, told by `found`; 1 where it was not looked for
 };
 
 struct Plan {
@@ -66,6 +68,7 @@ struct Plan {
   double disk_bytes() const;
   double device_hours() const;
   double seconds() const;
+  double seconds_left() const, device_hours_left() const;  ///< without what exists here and in run.base
 };
 
 /// Costs of the whole recipe by formula (recipe/plan_stages.cpp states each). Error{usage} for sizes that do

@@ -1,4 +1,6 @@
 // A plan as text and as JSON.
+#include <fmt/ranges.h>
+
 #include <cmath>
 
 #include "recipe/component_cost.h"
@@ -28,7 +30,12 @@ std::string time_text(double seconds) {
                           : fmt::format("{:.1f} days", seconds / 86400);
 }
 
-void add_terms(std::string& text, const char* title, const PlanStage& stage,
+/// "81 x 480 x 832"; empty where a stage works on no clips.
+std::string clip_text(const PlanStage& stage) {
+  return fmt::format("{}", fmt::join(stage.clip, " x "));
+}
+
+void add_terms(std::string& text, const std::string& title, const PlanStage& stage,
                const std::vector<PlanTerm>& terms, double total) {
   if (terms.empty()) return;
   text += fmt::format("  {:<14}{:<62}{:>12}\n", stage.name, title, bytes_text(total));
@@ -52,23 +59,29 @@ std::string plan_text(const Plan& plan) {
                   double(parameter_count(t)) / 1e6, plan.model.text_tokens);
   text += fmt::format("{} rank{}, {}/s each ({})\n\n", plan.machine.ranks, plan.machine.ranks == 1 ? "" : "s",
                       flops_text(plan.machine.flops_per_second), plan.machine.rate_origin);
-  text += fmt::format("  {:<14}{:>16}{:>16}{:>14}{:>12}{:>13}{:>13}{:>13}\n", "stage", "work", "exists",
-                      "FLOPs", "time", "device-hours", "memory/rank", "disk");
+  text += fmt::format("  {:<14}{:>16}{:>17}{:>16}{:>14}{:>12}{:>13}{:>13}{:>13}\n", "stage", "work",
+                      "clips of", "exists", "FLOPs", "time", "device-hours", "memory/rank", "disk");
   for (const PlanStage& stage : plan.stages)
-    text +=
-        fmt::format("  {:<14}{:>16}{:>16}{:>14}{:>12}{:>13.2f}{:>13}{:>13}\n", stage.name,
-                    fmt::format("{} {}", stage.units, stage.unit), stage.found ? stage.found->count() : "-",
-                    flops_text(stage.flops), time_text(stage.seconds), stage.device_hours,
-                    bytes_text(stage.memory_bytes()), bytes_text(stage.disk_bytes()));
-  text += fmt::format("  {:<14}{:>16}{:>16}{:>14}{:>12}{:>13.2f}{:>13}{:>13}\n", "all", "", "",
+    text += fmt::format("  {:<14}{:>16}{:>17}{:>16}{:>14}{:>12}{:>13.2f}{:>13}{:>13}\n", stage.name,
+                        fmt::format("{} {}", stage.units, stage.unit), clip_text(stage),
+                        stage.found ? stage.found->count() : "-", flops_text(stage.flops),
+                        time_text(stage.seconds), stage.device_hours, bytes_text(stage.memory_bytes()),
+                        bytes_text(stage.disk_bytes()));
+  text += fmt::format("  {:<14}{:>16}{:>17}{:>16}{:>14}{:>12}{:>13.2f}{:>13}{:>13}\n", "all", "", "", "",
                       flops_text(plan.flops()), time_text(plan.seconds()), plan.device_hours(), "",
                       bytes_text(plan.disk_bytes()));
+  text += "  clips: frames x height x width, by trajectories.*, data.* and generate.*\n";
+  if (plan.missing && plan.seconds_left() < plan.seconds())
+    text += fmt::format(
+        "  left to make: {}, {:.2f} device-hours; the rest is there or in run.base (told by names)\n",
+        time_text(plan.seconds_left()), plan.device_hours_left());
   if (plan.missing)
     text += plan.missing->empty()
                 ? "\nnothing is missing\n"
                 : "\nmissing: " + *plan.missing + "\n'surgery run' with this configuration makes it\n";
   text += "\nmemory of one rank\n";
-  for (const PlanStage& stage : plan.stages) add_terms(text, "", stage, stage.memory, stage.memory_bytes());
+  for (const PlanStage& stage : plan.stages)
+    add_terms(text, clip_text(stage), stage, stage.memory, stage.memory_bytes());
   text += "\ndisk\n";
   for (const PlanStage& stage : plan.stages) add_terms(text, "", stage, stage.disk, stage.disk_bytes());
   text += "\n";
@@ -85,6 +98,8 @@ nlohmann::ordered_json plan_json(const Plan& plan) {
                               {"flops", plan.flops()},
                               {"seconds", plan.seconds()},
                               {"device_hours", plan.device_hours()},
+                              {"seconds_left", plan.seconds_left()},
+                              {"device_hours_left", plan.device_hours_left()},
                               {"disk_bytes", plan.disk_bytes()},
                               {"stages", nlohmann::ordered_json::array()},
                               {"notes", plan.notes},
@@ -94,7 +109,9 @@ nlohmann::ordered_json plan_json(const Plan& plan) {
     nlohmann::ordered_json one{{"name", stage.name},
                                {"unit", stage.unit},
                                {"units", stage.units},
+                               {"clip", stage.clip},
                                {"exists", nullptr},
+                               {"in_base", nullptr},
                                {"wanted", nullptr},
                                {"flops", stage.flops},
                                {"seconds", stage.seconds},
@@ -104,6 +121,7 @@ nlohmann::ordered_json plan_json(const Plan& plan) {
                                {"disk_bytes", stage.disk_bytes()},
                                {"disk", terms_json(stage.disk)}};
     if (stage.found) one["exists"] = stage.found->exists;
+    if (stage.found) one["in_base"] = stage.found->in_base;
     if (stage.found && stage.found->wanted) one["wanted"] = *stage.found->wanted;
     json["stages"].push_back(one);
   }

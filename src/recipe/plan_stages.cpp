@@ -112,6 +112,7 @@ PlanStage StagePlanner::trajectories() const {
   const TrajectorySection& t = config_.trajectories;
   const CostGeometry g = geometry(t);
   PlanStage stage{.name = "trajectories", .unit = "prompts", .units = t.count + t.held_out};
+  stage.clip = {t.frames, t.height, t.width};
   stage.parallel = stage.units;
   stage.memory = resident(false);
   stage.memory.push_back({"activations of one forward", forward_work(g, branches(t.guidance), fp32)});
@@ -141,6 +142,7 @@ PlanStage StagePlanner::distill() const {
   PlanStage stage{
       .name = "distill", .unit = "blocks", .units = g.blocks, .parallel = ceil_div(g.blocks, per_unit)};
 
+  stage.clip = {t.frames, t.height, t.width};
   const int64_t n = branches(t.guidance),
                 group = d.group_timesteps > 0 ? std::min(d.group_timesteps, t.steps) : t.steps;
   const double replays =
@@ -177,6 +179,7 @@ PlanStage StagePlanner::distill() const {
 PlanStage StagePlanner::encode() const {
   const DataSection& d = config_.data;
   PlanStage stage{.name = "encode", .unit = "clips", .units = d.shards.empty() ? clips_ : 0};
+  stage.clip = {d.frames, d.height, d.width};
   stage.parallel = std::max<int64_t>(1, stage.units);
   const double clips = double(stage.units);
   stage.flops = clips * (vae_encode_flops(model_.vae, d.frames, d.height, d.width) +
@@ -199,6 +202,7 @@ PlanStage StagePlanner::finetune() const {
   const DataSection& d = config_.data;
   const CostGeometry g = geometry(d);
   PlanStage stage{.name = "finetune", .unit = "steps", .units = f.iterations};
+  stage.clip = {d.frames, d.height, d.width};
   stage.parallel = f.global_batch;  // clips of a step
   const double clip = 3 * student_flops(g) + (f.teacher_weight > 0 ? transformer_flops(g) : 0);
   stage.flops = double(f.iterations * f.global_batch) * clip;
@@ -235,6 +239,7 @@ PlanStage StagePlanner::generate() const {
   const CostGeometry g = geometry(e);
   const int64_t clips = clips_generated_, students = students_;
   PlanStage stage{.name = "generate", .unit = "clips", .units = clips * (1 + students)};
+  stage.clip = {e.frames, e.height, e.width};
   stage.parallel = std::max<int64_t>(1, clips);
   const double forwards = double(e.steps * branches(e.guidance));
   stage.flops = double(clips) * forwards * (transformer_flops(g) + double(students) * student_flops(g)) +
@@ -254,6 +259,7 @@ PlanStage StagePlanner::generate() const {
 PlanStage StagePlanner::evaluate() const {
   const GenerateSection& e = config_.generate;
   PlanStage stage = file("evaluate");
+  stage.clip = {e.frames, e.height, e.width};
   stage.parallel = std::max<int64_t>(1, clips_generated_);
   stage.flops =
       double(clips_generated_ * (1 + students_)) * vae_decode_flops(model_.vae, e.frames, e.height, e.width);
@@ -262,6 +268,14 @@ PlanStage StagePlanner::evaluate() const {
 
 PlanStage StagePlanner::file(const std::string& name) const {
   return {.name = name, .unit = "file", .units = 1};
+}
+
+std::vector<PlanStage> plan_stages(const Config& config, const ModelSizes& model, int64_t ranks,
+                                   std::vector<std::string>& notes) {
+  const StagePlanner planner(config, model, ranks, notes);
+  return {planner.trajectories(), planner.distill(),     planner.file("tables"), planner.file("select"),
+          planner.encode(),       planner.finetune(),    planner.model(),        planner.generate(),
+          planner.evaluate(),     planner.file("report")};
 }
 
 }  // namespace surgery

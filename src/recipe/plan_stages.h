@@ -41,4 +41,11 @@ class StagePlanner {
   double budget_share_ = 1;
 };
 
+/// Every stage in the data's order. Appends what was assumed to `notes`.
+std::vector<PlanStage> plan_stages(const Config& config, const ModelSizes& model, int64_t ranks,
+                                   std::vector<std::string>& notes);
+
+/// What of the plan exceeds its machine: the largest term, and options that would make the stage fit.
+std::vector<std::string> plan_faults(const Plan& plan, const Config& config);
+
 }  // namespace surgery

@@ -25,31 +25,73 @@ std::string percent(double share) {
 /// What is there of a run; an unfinished one lacks some.
 struct Inputs {
   Recipe& recipe;
-  std::vector<StageStatus> stages;  ///< but the report's own
-  std::string missing;              ///< in words; empty for a finished run
-  std::optional<Tables> tables;
-  std::optional<Selection> selection;
-  std::optional<Evaluation> evaluation;
-  std::vector<BlockState> blocks;
-  int64_t blocks_wanted = 0;
+  std::vector<StageStatus> stages = {};  ///< but the report's own
+  std::string missing = {};              ///< in words; empty for a finished run
+  std::optional<Tables> tables = {};
+  std::optional<Selection> selection = {};
+  std::optional<Evaluation> evaluation = {};
+  std::vector<BlockState> blocks = {};
 };
+
+/// Reads the inputs; notes the stages whose files are damaged: the page is made of the others, and the stage
+/// sets such a file aside when it is run.
+class InputReader {
+ public:
+  template <class Read>
+  auto read(const char* stage, const std::filesystem::path& path, const Read& reads)
+      -> std::optional<decltype(reads(path))> {
+    if (!std::filesystem::exists(path)) return {};
+    try {
+      return reads(path);
+    } catch (const Error& error) {
+      if (error.code() != ExitCode::data) throw;
+      log_warning("report: goes on without this: {}", error.what());
+      damaged_.emplace_back(stage);
+      return {};
+    }
+  }
+  /// What is there but damaged is as good as missing.
+  void uncount(std::vector<StageStatus>& stages) const {
+    for (StageStatus& stage : stages) stage.exists -= std::ranges::count(damaged_, stage.stage);
+  }
+
+ private:
+  std::vector<std::string> damaged_;
+};
+
+/// Blocks of the teacher; where its folder is gone, those that the run knows of.
+int64_t count_blocks(Recipe& recipe, const std::optional<Tables>& tables) {
+  try {
+    return recipe.teacher_config().num_layers;
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::io) throw;
+    log_warning("report: goes on without the teacher: {}", error.what());
+  }
+  if (tables) return tables->blocks();
+  int64_t blocks = 0;
+  while (std::filesystem::exists(recipe.run.block(blocks))) ++blocks;
+  return blocks;
+}
 
 Inputs read_inputs(Recipe& recipe) {
   const RunDirectory& run = recipe.run;
-  Inputs in{recipe, {}, {}, {}, {}, {}, {}, recipe.teacher_config().num_layers};
-  in.stages = run_status(recipe.config, in.blocks_wanted);
+  Inputs in{.recipe = recipe};
+  InputReader reader;
+  in.tables = reader.read("tables", run.tables_h5(), read_tables);
+  const int64_t blocks = count_blocks(recipe, in.tables);
+  in.selection =
+      reader.read("select", run.selection(), [&](const auto&) { return read_selection(recipe, blocks); });
+  in.evaluation = reader.read("evaluate", run.evaluation(), read_evaluation);
+  in.stages = run_status(recipe.config, blocks);
+  // One that is not distilled to its end does not count there yet.
+  for (int64_t b = 0; b < blocks; ++b)
+    if (auto block = reader.read("", run.block(b), read_block)) in.blocks.push_back(std::move(*block));
+  for (StageStatus& stage : in.stages)
+    if (stage.stage == "distill") stage.exists = std::ranges::count_if(in.blocks, &BlockState::done);
+  reader.uncount(in.stages);
   std::erase_if(in.stages, [](const StageStatus& stage) { return stage.stage == "report"; });
   in.missing = missing_text(in.stages);
-  if (std::filesystem::exists(run.tables_h5())) in.tables = read_tables(run.tables_h5());
-  if (std::filesystem::exists(run.selection())) in.selection = read_selection(recipe);
-  if (std::filesystem::exists(run.evaluation())) in.evaluation = read_evaluation(run.evaluation());
   return in;
-}
-
-void read_blocks(Inputs& in) {
-  for (int64_t b = 0; b < in.blocks_wanted; ++b)
-    if (const auto path = in.recipe.run.block(b); std::filesystem::exists(path))
-      in.blocks.push_back(read_block(path));
 }
 
 void add_stages(Page& page, const Inputs& in) {
@@ -265,9 +307,7 @@ void add_evaluation(Page& page, const Inputs& in) {
       const Proportion i = s.shapes.clip_interval();
       row.push_back(percent(s.shapes.clip_share()));
       row.push_back(fmt::format("{:.1f} to {:.1f}", 100 * i.low, 100 * i.high));
-      for (const int64_t right : s.shapes.right)
-        row.push_back(
-            percent(static_cast<double>(right) / static_cast<double>(std::max<int64_t>(1, s.shapes.clips))));
+      for (size_t a = 0; a < s.shapes.right.size(); ++a) row.push_back(percent(s.shapes.attribute_share(a)));
     }
     table.rows.push_back(std::move(row));
   };
@@ -342,7 +382,6 @@ bool make_report(Recipe& recipe) {
     // The page of an unfinished run carries no stamp and is always made again.
     const std::string stamp = in.missing.empty() ? report_stamp(report_fingerprint(in)) + "\n" : "";
     if (stamp.empty() || !holds(recipe.run.report(), stamp)) {
-      read_blocks(in);
       Page page("Attention surgery", fmt::format("{} — teacher {}", recipe.run.root().filename().string(),
                                                  recipe.config.model.path));
       for (const auto& add : {add_stages, add_summary, add_selection, add_distillation, add_finetuning,

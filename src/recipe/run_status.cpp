@@ -1,7 +1,6 @@
 #include "recipe/run_status.h"
 
 #include <algorithm>
-#include <fstream>
 #include <set>
 
 #include "base/errors.h"
@@ -30,63 +29,67 @@ std::set<std::string> names_in(const fs::path& folder) {
   return names;
 }
 
-/// Of `count` files, how many are there; `path_of` gives the place of each, all in one folder.
-template <class PathOf>
-int64_t count_files(int64_t count, const PathOf& path_of) {
-  if (count == 0) return 0;
-  const std::set<std::string> names = names_in(path_of(0).parent_path());
-  int64_t found = 0;
-  for (int64_t i = 0; i < count; ++i) found += names.contains(path_of(i).filename().string()) ? 1 : 0;
-  return found;
+/// Where the base has what lies at `path` in the run; empty without a base.
+fs::path in_base(const RunDirectory& run, const fs::path& path) {
+  return run.base().empty() ? fs::path() : run.base() / path.lexically_relative(run.root());
 }
 
 StageStatus single(const std::string& stage, const std::string& command, std::vector<fs::path> files) {
   const bool there = std::ranges::all_of(files, [](const fs::path& file) { return fs::exists(file); });
-  return {stage, command, "file", there ? 1 : 0, 1};
-}
-
-int64_t lines_of(const fs::path& path) {
-  std::ifstream file(path);
-  int64_t count = 0;
-  for (std::string line; std::getline(file, line);) ++count;
-  return count;
+  return {stage, command, "file", there ? 1 : 0, 0, 1};
 }
 
 StageStatus trajectories(const Config& config, const RunDirectory& run) {
-  const int64_t wanted = config.trajectories.count + config.trajectories.held_out;
-  return {"trajectories", "cache", "prompts",
-          count_files(wanted, [&](int64_t i) { return run.trajectory(i); }), wanted};
+  StageStatus status{"trajectories", "cache", "prompts"};
+  status.wanted = config.trajectories.count + config.trajectories.held_out;
+  const auto here = names_in(run.cache()), base = names_in(in_base(run, run.cache()));
+  for (int64_t i = 0; i < *status.wanted; ++i) status.add(run.trajectory(i).filename().string(), here, base);
+  return status;
+}
+
+bool is_distilled(const fs::path& path) {
+  try {
+    return fs::exists(path) && block_is_done(path);
+  } catch (const Error&) {  // the stage will set it aside
+    return false;
+  }
 }
 
 StageStatus distill(const RunDirectory& run, int64_t blocks) {
-  StageStatus status{"distill", "distill", "blocks", 0, blocks};
+  StageStatus status{"distill", "distill", "blocks"};
+  status.wanted = blocks;
   for (int64_t b = 0; b < blocks; ++b)
-    if (fs::exists(run.block(b))) try {
-        status.exists += block_is_done(run.block(b)) ? 1 : 0;
-      } catch (const Error&) {  // the stage will set it aside
-      }
+    if (const fs::path path = run.block(b); fs::exists(path))
+      status.exists += is_distilled(path) ? 1 : 0;
+    else
+      status.in_base += is_distilled(in_base(run, path)) ? 1 : 0;
   return status;
 }
 
 /// Clips that are in a shard or were left out by name. How many a listing holds, only reading it would show:
 /// the shards' own count ("-of-00012") tells when it has been gone through.
 StageStatus encode(const Config& config, const RunDirectory& run) {
-  StageStatus status{"encode", "encode", "clips", 0, std::nullopt};
+  StageStatus status{"encode", "encode", "clips"};
   const DataSection& d = config.data;
-  std::vector<fs::path> shards;
-  for (const std::string& name : names_in(run.latents()))
-    if (name.ends_with(".h5") && !name.starts_with('.')) shards.push_back(run.latents() / name);
-  bool whole = !shards.empty();
-  for (const fs::path& shard : shards) try {
-      status.exists += LatentShard(shard).size() + lines_of(shard_rejects(shard));
-      whole = whole && shard.stem().string().ends_with(fmt::format("-of-{:05d}", shards.size()));
+  const std::set<std::string> here = names_in(run.latents());
+  std::set<std::string> names = here;
+  names.merge(names_in(in_base(run, run.latents())));
+  std::erase_if(names,
+                [](const std::string& name) { return !name.ends_with(".h5") || name.starts_with('.'); });
+  bool whole = !names.empty();
+  for (const std::string& name : names) try {
+      const fs::path path = run.latents() / name;
+      const fs::path shard = here.contains(name) ? path : in_base(run, path);
+      (here.contains(name) ? status.exists : status.in_base) +=
+          LatentShard(shard).size() + shard_rejected(shard);
+      whole = whole && shard.stem().string().ends_with(fmt::format("-of-{:05d}", names.size()));
     } catch (const Error&) {
       whole = false;
     }
   if (const auto split = parse_shapes_split(d.videos))
     status.wanted = d.count > 0 ? d.count : shapes_split_size(*split);
   else if (whole)
-    status.wanted = status.exists;
+    status.wanted = status.exists + status.in_base;
   else if (d.count > 0)
     status.wanted = d.count;
   return status;
@@ -96,12 +99,12 @@ StageStatus finetune(const Config& config, const RunDirectory& run) {
   const FinetuneSection& f = config.finetune;
   const auto from =
       resumable_step(checkpoint_steps(run.finetune()), milestone_list(f.checkpoints, f.iterations));
-  return {"finetune", "finetune", "steps", from.value_or(0), f.iterations};
+  return {"finetune", "finetune", "steps", from.value_or(0), 0, f.iterations};
 }
 
 StageStatus generate(const Config& config, const RunDirectory& run) {
   const GenerateSection& g = config.generate;
-  StageStatus status{"generate", "generate", "clips", 0, std::nullopt};
+  StageStatus status{"generate", "generate", "clips"};
   std::vector<std::string> videos;
   try {
     videos = video_names(recipe_prompts(g.prompts, g.count, "generate.prompts"), g.samples);
@@ -111,24 +114,53 @@ StageStatus generate(const Config& config, const RunDirectory& run) {
   const auto variants = sample_variants(config);
   status.wanted = std::ssize(videos) * std::ssize(variants);
   for (const std::string& variant : variants) {
-    const auto samples = names_in(run.samples(variant)), there = names_in(video_folder(config, variant));
+    const auto here = names_in(run.samples(variant)), shown = names_in(video_folder(config, variant));
+    // Of another run only the teacher's clips can be the same.
+    const auto base =
+        variant == "teacher" ? names_in(in_base(run, run.samples(variant))) : std::set<std::string>();
     for (size_t i = 0; i < videos.size(); ++i) {
       const auto sample = sample_path(run, variant, static_cast<int64_t>(i)).filename().string();
-      const bool shown = !video_supported() || there.contains(videos[i]);
-      status.exists += samples.contains(sample) && shown ? 1 : 0;
+      if (!here.contains(sample) || !video_supported() || shown.contains(videos[i]))
+        status.add(sample, here, base);
     }
   }
   return status;
 }
 
+template <class Listed>
+std::string listed(const std::vector<StageStatus>& stages, const Listed& is_listed, std::string_view suffix) {
+  std::string text;
+  for (const StageStatus& stage : stages) {
+    if (!is_listed(stage)) continue;
+    text += (text.empty() ? "" : ", ") + stage.stage;
+    if (stage.unit == "file") continue;
+    text += fmt::format(" ({} {}{}{})", stage.count(), stage.unit, suffix,
+                        stage.in_base > 0 ? fmt::format(", {} in run.base", stage.in_base) : "");
+  }
+  return text;
+}
+
 }  // namespace
+
+void StageStatus::add(const std::string& name, const std::set<std::string>& here,
+                      const std::set<std::string>& base) {
+  if (here.contains(name))
+    ++exists;
+  else if (base.contains(name))
+    ++in_base;
+}
+
+double StageStatus::left() const {
+  if (!wanted) return 1;
+  return *wanted <= 0 ? 0 : std::max(0.0, 1 - double(exists + in_base) / double(*wanted));
+}
 
 std::string StageStatus::count() const {
   return wanted ? fmt::format("{} of {}", exists, *wanted) : fmt::format("{}", exists);
 }
 
 std::vector<StageStatus> run_status(const Config& config, int64_t blocks) {
-  const RunDirectory run(config.run.directory);
+  const RunDirectory run(config.run.directory, config.run.base);
   std::vector<StageStatus> stages;
   if (config.trajectories.source != "live") stages.push_back(trajectories(config, run));
   stages.push_back(distill(run, blocks));
@@ -146,23 +178,13 @@ std::vector<StageStatus> run_status(const Config& config, int64_t blocks) {
 }
 
 std::string missing_text(const std::vector<StageStatus>& stages) {
-  std::string text;
-  for (const StageStatus& stage : stages) {
-    if (stage.complete()) continue;
-    text += (text.empty() ? "" : ", ") + stage.stage;
-    if (stage.unit != "file") text += fmt::format(" ({} {} there)", stage.count(), stage.unit);
-  }
-  return text;
+  return listed(
+      stages, [](const StageStatus& stage) { return !stage.complete(); }, " there");
 }
 
 std::string existing_text(const std::vector<StageStatus>& stages) {
-  std::string text;
-  for (const StageStatus& stage : stages) {
-    if (stage.exists == 0) continue;
-    text += (text.empty() ? "" : ", ") + stage.stage;
-    if (stage.unit != "file") text += fmt::format(" ({} {})", stage.count(), stage.unit);
-  }
-  return text;
+  return listed(
+      stages, [](const StageStatus& stage) { return stage.exists + stage.in_base > 0; }, "");
 }
 
 std::string report_stamp(const std::string& fingerprint) {

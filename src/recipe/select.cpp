@@ -58,9 +58,10 @@ Tables build_tables(Recipe& recipe, const DistillPlan& plan) {
       milliseconds[r] = time_attention(geometry, plan.feature_map, rates[r], plan.stabilizer, recipe.device,
                                        recipe.model_dtype());
   Tables tables = cost_tables(recipe, plan);
+  const std::string expected = distill_fingerprint(recipe);
   auto row = tables.rows.begin();
   for (int64_t b = 0; b < geometry.blocks; ++b) {
-    const BlockState block = read_distilled(recipe, b);
+    const BlockState block = read_distilled(recipe, b, expected);
     for (const RateState& rate : block.rates)
       if (rate.smallest_normalizer < kSmallNormalizer)
         log_warning("block {} at rate {}: a normalizer n_i of {:.3g} was seen; attention divides by it", b,

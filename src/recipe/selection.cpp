@@ -204,7 +204,11 @@ std::string selection_json(const Selection& selection) {
   json["frontier"] = nlohmann::ordered_json::array();
   for (const FrontierPoint& point : selection.frontier.points)
     json["frontier"].push_back({point.cost, point.error});
-  return json.dump(1) + "\n";
+  // A line for every key: the frontier has many points.
+  std::string text;
+  for (const auto& [key, value] : json.items())
+    text += fmt::format("{} {}: {}", text.empty() ? "{\n" : ",\n", nlohmann::json(key).dump(), value.dump());
+  return text + "\n}\n";
 }
 
 Selection parse_selection(const std::string& text, const std::string& where) {

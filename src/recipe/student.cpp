@@ -7,19 +7,19 @@
 
 namespace surgery {
 
-Selection read_selection(Recipe& recipe) {
+Selection read_selection(const Recipe& recipe, int64_t blocks) {
   const auto path = recipe.run.selection();
   require_file(path, "select");
   Selection selection = parse_selection(read_file(path), path.string());
-  VALIDATE(static_cast<int64_t>(selection.rates.size()) == recipe.teacher_config().num_layers,
+  VALIDATE(std::ssize(selection.rates) == blocks,
            "{}: {} rates for a model of {} blocks (made for another model): select again", path.string(),
-           selection.rates.size(), recipe.teacher_config().num_layers);
+           selection.rates.size(), blocks);
   return selection;
 }
 
 Selection require_selection(Recipe& recipe) {
   const std::string expected = selection_fingerprint(recipe);
-  Selection selection = read_selection(recipe);
+  Selection selection = read_selection(recipe, recipe.teacher_config().num_layers);
   require_fingerprint(recipe.run.selection(), selection.fingerprint, expected, "select");
   return selection;
 }
@@ -37,8 +37,9 @@ Transformer make_student(Recipe& recipe, const Selection& selection) {
   settings.phi_layers = plan.feature_map.layers;
   settings.phi_output_activation = plan.feature_map.output_activation;
   settings.stabilizer = plan.stabilizer;
+  const std::string expected = distill_fingerprint(recipe);
   student.make_hybrid(settings, [&](int64_t block) {
-    const BlockState state = read_distilled(recipe, block);
+    const BlockState state = read_distilled(recipe, block, expected);
     const RateState& rate = state.at(selection.rates[static_cast<size_t>(block)]);
     return unflatten(plan.feature_map, rate.parameters.to(recipe.device).clone());
   });

@@ -1,5 +1,7 @@
 #include "wan/sampler.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -10,7 +12,7 @@
 namespace surgery {
 namespace {
 
-constexpr std::array<std::pair<SamplerKind, const char*>, 4> sampler_names{
+constexpr std::array<std::pair<SamplerKind, const char*>, 4> kSamplers{
     {{SamplerKind::euler, "euler"},
      {SamplerKind::euler_ancestral, "euler-ancestral"},
      {SamplerKind::unipc, "unipc"},
@@ -87,17 +89,20 @@ Schedule schedule_from_sigmas(std::vector<double> sigmas) {
   return schedule;
 }
 
+std::vector<std::string> sampler_names() {
+  std::vector<std::string> names;
+  for (const auto& [kind, text] : kSamplers) names.emplace_back(text);
+  return names;
+}
+
 SamplerKind parse_sampler(const std::string& name) {
-  std::string known;
-  for (const auto& [kind, text] : sampler_names) {
+  for (const auto& [kind, text] : kSamplers)
     if (name == text) return kind;
-    known += known.empty() ? text : std::string(", ") + text;
-  }
-  fail_usage("unknown sampler '{}': choose one of {}", name, known);
+  fail_usage("unknown sampler '{}': choose one of {}", name, fmt::join(sampler_names(), ", "));
 }
 
 std::string to_string(SamplerKind kind) {
-  for (const auto& [known, text] : sampler_names)
+  for (const auto& [known, text] : kSamplers)
     if (known == kind) return text;
   return "unknown";
 }

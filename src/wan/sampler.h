@@ -24,7 +24,9 @@ Schedule make_schedule(int64_t steps, double shift);
 Schedule schedule_from_sigmas(std::vector<double> sigmas);
 
 enum class SamplerKind { euler, euler_ancestral, unipc, dpmpp_2m };
-/// "euler", "euler-ancestral", "unipc", "dpm++2m"; Error{usage} otherwise.
+/// "euler", "euler-ancestral", "unipc", "dpm++2m".
+std::vector<std::string> sampler_names();
+/// One of sampler_names(); Error{usage} otherwise.
 SamplerKind parse_sampler(const std::string& name);
 std::string to_string(SamplerKind kind);
 

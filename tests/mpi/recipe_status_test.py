@@ -143,6 +143,61 @@ def test_a_block_that_is_half_distilled_does_not_count(finished, tmp_path):
     assert "distill (0 of 10 blocks there)" in report(directory)[1]
 
 
+def test_what_another_run_can_give_is_counted_apart(finished, tmp_path):
+    directory, base = tmp_path / "run", f"--run.base={finished}"
+    plan = json.loads(surgery("plan", directory, "--rate=1e9", "--json", base))
+    stages = {stage["name"]: stage for stage in plan["stages"]}
+    assert {name: stage["in_base"] for name, stage in stages.items()} == {
+        **dict.fromkeys(STAGES, 0), "trajectories": 3, "distill": 10, "encode": 3, "generate": 2}
+    assert all(stage["exists"] == 0 for stage in stages.values())
+    assert plan["missing"].startswith("trajectories (0 of 3 prompts there, 3 in run.base), distill (0 of 10 blocks")
+    left = stages["finetune"]["seconds"] + 0.75 * stages["generate"]["seconds"] + stages["evaluate"]["seconds"]
+    assert plan["seconds_left"] == pytest.approx(left) and left < 0.9 * plan["seconds"]
+    said = surgery("plan", directory, "--rate=1e9", base)
+    assert "left to make: " in said and "left to make" not in surgery("plan", directory, "--rate=1e9")
+    said = surgery("run", directory, base, "--finetune.learning_rate=1e-5")
+    assert "there: trajectories (0 of 3 prompts, 3 in run.base), distill (0 of 10 blocks, 10 in run.base)" in said
+    assert "distill: nothing to make, 10 reused" in said and "encode: nothing to make" in said
+    assert "generate teacher: nothing to make" not in said, "the mp4 is written again beside the clip that was taken"
+
+
+@pytest.mark.parametrize("damaged,missing,page_has", [
+    (["tables.h5"], "tables", {"Rates", "Distillation", "Evaluation"}),
+    (["selection.json"], "select", {"Rates", "Distillation", "Evaluation"}),
+    (["evaluation.json"], "evaluate", {"Rates", "Distillation"}),
+    (["distill/block-04.h5"], "distill (9 of 10 blocks there)", {"Rates", "Distillation", "Evaluation"}),
+    (["tables.h5", "selection.json", "evaluation.json", "distill/block-09.h5"],
+     "distill (9 of 10 blocks there), tables, select, evaluate", {"Distillation", "Clips"}),
+])
+def test_a_damaged_input_is_left_out_of_the_report(finished, tmp_path, damaged, missing, page_has):
+    directory = pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
+    for name in damaged:
+        (directory / name).write_bytes(b"damaged")
+    said, page = report(directory)
+    assert f"the run is not finished, missing: {missing}:" in said and f"Missing: {missing}." in page
+    assert page_has <= set(sections(directory))
+    assert all((directory / name).read_bytes() == b"damaged" for name in damaged), "a report changes nothing else"
+
+
+def test_a_run_is_reported_without_its_teacher(finished, tmp_path):
+    directory = pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
+    whole = report(directory)[1]
+    (directory / "report.html").unlink()
+    line = [BINARY, "report", f"--run.directory={directory}", "--model.path=/gone"]
+    result = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and "goes on without the teacher" in result.stderr + result.stdout
+    assert "Evaluation" in sections(directory) and "This run is not finished" not in sections(directory)
+    assert whole.count("block") > 0
+
+
+def test_the_configuration_is_printed_where_it_is_new(tmp_path):
+    directory = tmp_path / "run"
+    assert "[trajectories]" in surgery("cache", directory)
+    again = surgery("cache", directory)
+    assert "[trajectories]" not in again and f"as in {directory}/config.cfg" in again
+    assert "[trajectories]" in surgery("cache", directory, "--run.stall_minutes=50")
+
+
 def test_what_the_recipe_does_not_need_is_not_missing(tmp_path):
     plan = json.loads(surgery("plan", tmp_path / "run", "--rate=1e9", "--json", "--trajectories.source=live",
                               "--finetune.iterations=0", "--data.shards=elsewhere"))

@@ -147,6 +147,39 @@ TEST(Plan, WhatCannotFitIsRefusedByItsTerm) {
   EXPECT_TRUE(make_plan(paper(), wan(), unit_machine()).faults.empty());  // limits not known
 }
 
+std::string fault_of(const Config& config, double gib, const std::string& stage) {
+  PlanMachine machine = unit_machine();
+  machine.memory_bytes = gib * 1024 * 1024 * 1024;
+  for (const std::string& fault : make_plan(config, wan(), machine).faults)
+    if (fault.starts_with(stage)) return fault;
+  return "";
+}
+
+/// The options that a fault names do make the stage fit, and the next longer clip does not.
+TEST(Plan, WhatIsNamedAsRemedyFits) {
+  Config config = paper();
+  config.finetune.precision = "bf16";
+  const std::string fault = fault_of(config, 80, "finetune");
+  const auto at = fault.find("it fits with --data.frames=");
+  ASSERT_NE(at, std::string::npos) << fault;
+  Config shorter = config;
+  shorter.data.frames = std::stol(fault.substr(at + 27));
+  EXPECT_EQ(fault_of(shorter, 80, "finetune"), "");
+  shorter.data.frames += 4;
+  EXPECT_NE(fault_of(shorter, 80, "finetune"), "");
+
+  Config wasteful = config;
+  wasteful.finetune.micro_batch = 4;
+  wasteful.finetune.precision = "fp32";
+  EXPECT_NE(fault_of(wasteful, 400, "finetune").find("it fits with --finetune.micro_batch=1"),
+            std::string::npos);
+  EXPECT_NE(fault_of(wasteful, 80, "finetune")
+                .find("it fits with --finetune.micro_batch=1 --finetune.precision=bf16 --data.frames="),
+            std::string::npos)
+      << fault_of(wasteful, 80, "finetune");
+  EXPECT_NE(fault_of(config, 20, "finetune").find("no shorter clip makes it fit"), std::string::npos);
+}
+
 TEST(Plan, TotalsAndJsonAgree) {
   const Plan plan = make_plan(paper(), wan(), unit_machine());
   const nlohmann::ordered_json json = plan_json(plan);
