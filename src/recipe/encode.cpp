@@ -58,12 +58,12 @@ void set_aside_others(const std::filesystem::path& folder, const std::vector<Sha
 
 /// Of shards made here, `clips` (in them or left out by name) must be what data.count asks for. A listing may
 /// hold fewer.
-void check_count(const DataSection& d, int64_t clips) {
+void check_count(const DataSection& d, const std::filesystem::path& folder, int64_t clips) {
   const auto split = parse_shapes_split(d.videos);
   const int64_t wanted = d.count > 0 ? d.count : split ? shapes_split_size(*split) : 0;
   if (d.shards.empty() && wanted > 0 && (clips > wanted || (split && clips < wanted)))
-    fail_usage("data/latents holds {} clips, not the {} that data.count = {} asks for: run 'encode' again",
-               clips, wanted, d.count);
+    fail_usage("{} holds {} clips, not the {} that data.count = {} asks for: run 'encode' again",
+               folder.string(), clips, wanted, d.count);
 }
 
 }  // namespace
@@ -163,7 +163,7 @@ LatentSet LatentSet::open(Recipe& recipe) {
     set.state_->size += shard.size();
     set.state_->shards.push_back(std::move(shard));
   }
-  check_count(d, set.state_->size + left_out);
+  check_count(d, shard_folder(recipe), set.state_->size + left_out);
   VALIDATE(set.state_->size > 0,
            "{}: no usable clip (finetuning has nothing to learn from): see the rejects files",
            shard_folder(recipe).string());

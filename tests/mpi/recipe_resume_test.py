@@ -198,6 +198,8 @@ def test_other_settings_are_refused_not_overwritten(undisturbed):
     ("generate", "--select.pins=0=1,9=1", "selection.json"),
     ("finetune", "--cost.frames=41", "selection.json"),
     ("finetune", "--data.fps=8", "data/latents/latents-"),
+    ("finetune", "--data.count=5", "data/latents holds 6 clips"),
+    ("finetune", "--data.count=7", "data/latents holds 6 clips"),
     ("finetune", "--distill.stabilizer=lse", "selection.json"),
     ("finetune", "--finetune.learning_rate=1e-3", "finetune/step-"),
     ("finetune", "--data.videos=shapes:distill", "data/latents/latents-"),
