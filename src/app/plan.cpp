@@ -7,6 +7,7 @@
 
 #include "app/command.h"
 #include "base/tensor.h"
+#include "recipe/run_directory.h"
 
 namespace surgery {
 namespace {
@@ -74,6 +75,7 @@ ExitCode run(Context& context) {
   if (plan.machine.memory_bytes == 0)
     plan.notes.push_back(
         "memory of a rank is not known (another machine is planned for): give --memory GiB to check it");
+  RunDirectory(context.config.run.directory, context.config.run.base).check_base();
   count_existing(plan, context.config);
   if (context.options.has("json"))
     fmt::print("{}\n", plan_json(plan).dump(2));

@@ -13,8 +13,6 @@
 #include "app/build_info.h"
 #include "base/log.h"
 #include "data/version.h"
-#include "recipe/run_directory.h"
-#include "storage/atomic_file.h"
 
 namespace surgery {
 namespace {
@@ -110,11 +108,7 @@ void print_startup(Context& context) {
              rank["rank"].get<int>(), rank["host"].get<std::string>(), rank["cores"].get<int>(),
              rank["threads"].get<int>(), rank["memory_bytes"].get<double>() / (1 << 30),
              rank["cuda_devices"].get<int>());
-  const auto kept = RunDirectory(context.config.run.directory).config();
-  if (std::filesystem::exists(kept) && read_file(kept) == context.config_text)
-    log_info("configuration {}, as in {}", context.config_hash, kept.string());
-  else
-    log_info("configuration {}:\n{}", context.config_hash, context.config_text);
+  log_info("configuration {}:\n{}", context.config_hash, context.config_text);
 }
 
 }  // namespace surgery

@@ -6,6 +6,7 @@
 #include "base/errors.h"
 #include "base/log.h"
 #include "data/shapes_set.h"
+#include "data/shard_index.h"
 #include "parallel/coordinator.h"
 #include "recipe/artifact.h"
 #include "recipe/latent_set.h"
@@ -56,14 +57,45 @@ void set_aside_others(const std::filesystem::path& folder, const std::vector<Sha
   }
 }
 
-/// Of shards made here, `clips` (in them or left out by name) must be what data.count asks for. A listing may
-/// hold fewer.
-void check_count(const DataSection& d, const std::filesystem::path& folder, int64_t clips) {
-  const auto split = parse_shapes_split(d.videos);
-  const int64_t wanted = d.count > 0 ? d.count : split ? shapes_split_size(*split) : 0;
-  if (d.shards.empty() && wanted > 0 && (clips > wanted || (split && clips < wanted)))
-    fail_usage("{} holds {} clips, not the {} that data.count = {} asks for: run 'encode' again",
-               folder.string(), clips, wanted, d.count);
+/// A shard of the base with this content, and the list of what was left out of it.
+void take_shard(const RunDirectory& run, const ShardPlan& plan) {
+  if (std::filesystem::exists(plan.path)) return;
+  take_from_base(run, plan.path, plan.header.fingerprint, [](const auto& path) {
+    return LatentShard(path, LatentShard::Verify::full).header().fingerprint;
+  });
+  const auto rejects = shard_rejects(run.base() / plan.path.lexically_relative(run.root()));
+  if (std::filesystem::exists(plan.path) && std::filesystem::exists(rejects))
+    write_file(shard_rejects(plan.path), read_file(rejects));
+}
+
+void keep_index(const DataSection& d, const std::filesystem::path& folder,
+                const std::vector<ShardPlan>& plans) {
+  ShardIndex index{.source = d.videos, .count = d.count, .shards = {}};
+  for (const ShardPlan& plan : plans)
+    index.shards.push_back({plan.path.filename().string(), plan.header.fingerprint, std::ssize(plan.clips)});
+  write_shard_index(shard_index_path(folder), index);
+}
+
+/// The shards that encoding with this configuration left, all of them. Error{io} before its end, Error{usage}
+/// where it was done with another choice of clips.
+std::vector<std::filesystem::path> own_shards(const Recipe& recipe) {
+  const DataSection& d = recipe.config.data;
+  const auto path = shard_index_path(recipe.run.latents());
+  require_file(path, "encode");
+  const ShardIndex index = read_shard_index(path);
+  if (index.source != d.videos || index.count != d.count)
+    fail_usage(
+        "{}: the shards hold clips of {} (data.count = {}), not of data.videos = {} (data.count = {}): run "
+        "'encode' again",
+        path.string(), index.source, index.count, d.videos, d.count);
+  std::vector<std::filesystem::path> shards;
+  for (const ShardIndex::Shard& shard : index.shards) {
+    shards.push_back(recipe.run.latents() / shard.name);
+    require_file(shards.back(), "encode");
+    require_fingerprint(shards.back(), LatentShard(shards.back()).header().fingerprint, shard.fingerprint,
+                        "encode");
+  }
+  return shards;
 }
 
 }  // namespace
@@ -93,9 +125,7 @@ bool make_latents(Recipe& recipe) {
   if (recipe.session.rank() == 0) {
     set_aside_others(options.folder, plans);
     for (size_t i = 0; i < plans.size(); ++i) {
-      take_from_base(recipe.run, plans[i].path, plans[i].header.fingerprint, [](const auto& path) {
-        return LatentShard(path, LatentShard::Verify::full).header().fingerprint;
-      });
+      take_shard(recipe.run, plans[i]);
       state[static_cast<int64_t>(i)] = shard_complete(plans[i]) ? 0 : 1;
     }
   }
@@ -122,7 +152,10 @@ bool make_latents(Recipe& recipe) {
           fail(ExitCode::requeue, "{}: stopped as asked", plans[missing[u]].path.filename().string());
       },
       [&] { return recipe.stop_requested(); }, recipe.coordinator());
-  log_info("encode: {} clips in {} shards", clips.size(), plans.size());
+  if (left.empty() && recipe.session.rank() == 0) {
+    keep_index(d, options.folder, plans);
+    log_info("encode: {} clips in {} shards", clips.size(), plans.size());
+  }
   timer.done(std::ssize(missing) - std::ssize(left), std::ssize(plans) - std::ssize(missing),
              std::ssize(left));
   return left.empty();
@@ -142,15 +175,10 @@ LatentSet LatentSet::open(Recipe& recipe) {
   const DataSection& d = recipe.config.data;
   const auto shape = recipe.latent_shape(d.frames, d.height, d.width);
   std::string fingerprints;
-  int64_t left_out = 0;
-  for (const auto& path : list_shards(shard_folder(recipe))) {
+  for (const auto& path : d.shards.empty() ? own_shards(recipe) : list_shards(d.shards)) {
     LatentShard shard(path);
-    left_out += shard_rejected(path);
     if (shard.size() == 0) continue;
     shard.check_space(space);
-    if (d.shards.empty() && shard.header().source != d.videos)
-      fail_usage("{}: holds clips of {}, not of data.videos = {}: run 'encode' again", path.string(),
-                 shard.header().source, d.videos);
     if (d.shards.empty() && shard.header().fps != d.fps)
       fail_usage("{}: its clips have {} frames a second, not data.fps = {}: run 'encode' again",
                  path.string(), shard.header().fps, d.fps);
@@ -163,7 +191,6 @@ LatentSet LatentSet::open(Recipe& recipe) {
     set.state_->size += shard.size();
     set.state_->shards.push_back(std::move(shard));
   }
-  check_count(d, shard_folder(recipe), set.state_->size + left_out);
   VALIDATE(set.state_->size > 0,
            "{}: no usable clip (finetuning has nothing to learn from): see the rejects files",
            shard_folder(recipe).string());

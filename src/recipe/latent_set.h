@@ -10,7 +10,8 @@ namespace surgery {
 /// The finetuning set: all latent shards of the run (or of data.shards), one shape.
 class LatentSet {
  public:
-  /// Collective. Error{io} when there are no shards, Error{data} when they do not fit the teacher.
+  /// Collective. Error{io} when there are no shards or encoding them has not come to its end, Error{usage}
+  /// when they are another choice of clips, Error{data} when they do not fit the teacher.
   static LatentSet open(Recipe& recipe);
   int64_t size() const;
   LatentSample sample(int64_t index) const;

@@ -61,6 +61,10 @@ double Plan::device_hours_left() const {
   return sum(stages, [](const PlanStage& stage) { return stage.left() * stage.device_hours; });
 }
 
+double Plan::disk_bytes_left() const {
+  return sum(stages, [](const PlanStage& stage) { return stage.left() * stage.disk_bytes(); });
+}
+
 ModelSizes read_model_sizes(const ModelSection& model) {
   const std::string& folder = model.path.empty() ? model.config : model.path;
   if (folder.empty())
@@ -132,6 +136,7 @@ void count_existing(Plan& plan, const Config& config) {
     for (const StageStatus& status : found)
       if (status.stage == stage.name) stage.found = status;
   plan.missing = missing_text(found);
+  plan.faults = plan_faults(plan, config);
 }
 
 }  // namespace surgery

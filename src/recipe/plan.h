@@ -68,16 +68,19 @@ struct Plan {
   double disk_bytes() const;
   double device_hours() const;
   double seconds() const;
-  double seconds_left() const, device_hours_left() const;  ///< without what exists here and in run.base
+  /// Without what exists here and in run.base.
+  double seconds_left() const, device_hours_left() const, disk_bytes_left() const;
 };
 
 /// Costs of the whole recipe by formula (recipe/plan_stages.cpp states each). Error{usage} for sizes that do
 /// not fit.
 Plan make_plan(const Config& config, const ModelSizes& model, const PlanMachine& machine);
 
-/// What of it the run directory holds already (recipe/run_status.h).
+/// What of it the run directory holds already (recipe/run_status.h); what is complete is refused no more.
 void count_existing(Plan& plan, const Config& config);
 
+/// "5.3 GiB".
+std::string bytes_text(double bytes);
 std::string plan_text(const Plan& plan);
 nlohmann::ordered_json plan_json(const Plan& plan);
 

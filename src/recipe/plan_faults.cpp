@@ -8,79 +8,99 @@
 namespace surgery {
 namespace {
 
-constexpr double GiB = 1024.0 * 1024.0 * 1024.0;
-
 const PlanTerm& largest(const std::vector<PlanTerm>& terms) {
   return *std::ranges::max_element(terms, {}, &PlanTerm::bytes);
 }
 
-/// An option that makes a stage smaller, and values to try, the least change first.
+/// An option that makes a stage smaller, and values to try: the least change first, memory falls.
 struct Remedy {
   std::string key;
   std::vector<std::string> values;
 };
 
-/// First what leaves the result nearly alone, last shorter clips.
-std::vector<Remedy> remedies(const PlanStage& stage) {
-  std::vector<Remedy> list;
-  if (stage.name == "distill")
-    list = {{"distill.blocks_per_unit", {"1"}}, {"distill.group_timesteps", {"1"}}};
-  if (stage.name == "finetune") list = {{"finetune.micro_batch", {"1"}}, {"finetune.precision", {"bf16"}}};
-  if (stage.clip.empty()) return list;
-  const std::string section = stage.name == "distill"                              ? "trajectories"
-                              : stage.name == "finetune" || stage.name == "encode" ? "data"
-                              : stage.name == "evaluate"                           ? "generate"
-                                                                                   : stage.name;
-  Remedy frames{section + ".frames", {}};
-  for (int64_t f = stage.clip.front() - 4; f > 0; f -= 4) frames.values.push_back(std::to_string(f));
-  list.push_back(frames);
-  return list;
+Remedy smaller(const std::string& key, int64_t now, int64_t step = 1) {
+  Remedy remedy{key, {}};
+  for (int64_t value = now - step; value > 0; value -= step) remedy.values.push_back(std::to_string(value));
+  return remedy;
 }
 
-double memory_of(const std::string& stage, const Config& config, const Plan& plan) {
+/// What leaves the result as it is comes first, shorter clips last.
+std::vector<Remedy> remedies(const PlanStage& stage, const Config& config, const Plan& plan) {
+  if (stage.name == "trajectories" || stage.name == "generate")
+    return {smaller(stage.name + ".frames", stage.clip.front(), 4)};
+  if (stage.name == "distill") {
+    const int64_t blocks = plan.model.transformer.num_layers, unit = config.distill.blocks_per_unit,
+                  steps = config.trajectories.steps, group = config.distill.group_timesteps;
+    return {smaller("distill.blocks_per_unit", unit > 0 ? std::min(unit, blocks) : blocks),
+            smaller("distill.group_timesteps", group > 0 ? std::min(group, steps) : steps),
+            smaller("trajectories.frames", stage.clip.front(), 4)};
+  }
+  if (stage.name == "finetune")
+    return {smaller("finetune.micro_batch", config.finetune.micro_batch),
+            {"finetune.precision", {"bf16"}},
+            smaller("data.frames", stage.clip.front(), 4)};
+  if (stage.name == "encode") return {smaller("data.height", stage.clip[1], 16)};
+  return {};
+}
+
+const PlanStage& stage_named(const std::vector<PlanStage>& stages, const std::string& name) {
+  return *std::ranges::find(stages, name, &PlanStage::name);
+}
+
+PlanStage with_option(const std::string& stage, Config& config, const Plan& plan, const std::string& key,
+                      const std::string& value) {
+  const std::string fault = set_option(config, *find_option(key), value);
+  EXPECT(fault.empty());
   std::vector<std::string> ignored;
-  const auto stages = plan_stages(config, plan.model, plan.machine.ranks, ignored);
-  return std::ranges::find(stages, stage, &PlanStage::name)->memory_bytes();
+  return stage_named(plan_stages(config, plan.model, plan.machine.ranks, ignored), stage);
 }
 
-/// Options with which the stage fits, one after the other until it does: "data.frames=33".
+/// Options with which the stage fits: "it fits with --data.frames=33".
 std::string what_would_fit(const PlanStage& stage, Config config, const Plan& plan) {
   std::string options;
-  for (const auto& [key, values] : remedies(stage)) {
-    const ConfigOption& option = *find_option(key);
-    const double before = memory_of(stage.name, config, plan);
-    const std::string kept = get_option(config, option);
-    double need = before;
-    for (const std::string& value : values) {
-      EXPECT(set_option(config, option, value).empty());
-      need = memory_of(stage.name, config, plan);
-      if (need <= plan.machine.memory_bytes)
-        return fmt::format("it fits with{} --{}={}", options, key, value);
+  double before = stage.memory_bytes();
+  for (const auto& [key, values] : remedies(stage, config, plan)) {
+    if (values.empty()) continue;
+    const std::string kept = get_option(config, *find_option(key));
+    const auto value = std::ranges::partition_point(values, [&](const std::string& tried) {
+      return with_option(stage.name, config, plan, key, tried).memory_bytes() > plan.machine.memory_bytes;
+    });
+    const std::string& taken = value == values.end() ? values.back() : *value;
+    const PlanStage changed = with_option(stage.name, config, plan, key, taken);
+    if (value != values.end()) {
+      std::string text = fmt::format("it fits with{} --{}={}", options, key, taken);
+      if (changed.flops > 1.05 * stage.flops)
+        text += fmt::format(" ({:.1f} times its FLOPs)", changed.flops / stage.flops);
+      return text;
     }
-    if (need < before)
-      options += fmt::format(" --{}={}", key, values.back());
-    else
-      set_option(config, option, kept);
+    if (changed.memory_bytes() < before) {
+      before = changed.memory_bytes();
+      options += fmt::format(" --{}={}", key, taken);
+    } else {
+      set_option(config, *find_option(key), kept);
+    }
   }
-  return "no shorter clip makes it fit: it needs ranks with more memory";
+  return options.empty()
+             ? "it needs ranks with more memory"
+             : fmt::format("it does not fit even with{}: it needs ranks with more memory", options);
 }
 
 std::string memory_fault(const PlanStage& stage, const Plan& plan, const Config& config) {
   const PlanTerm& term = largest(stage.memory);
-  return fmt::format(
-      "{} needs {:.1f} GiB of memory a rank, {:.1f} GiB are there; the largest term: {}, {:.1f} GiB; {}",
-      stage.name, stage.memory_bytes() / GiB, plan.machine.memory_bytes / GiB, term.name, term.bytes / GiB,
-      what_would_fit(stage, config, plan));
+  return fmt::format("{} needs {} of memory a rank, {} are there; the largest term: {}, {}; {}", stage.name,
+                     bytes_text(stage.memory_bytes()), bytes_text(plan.machine.memory_bytes), term.name,
+                     bytes_text(term.bytes), what_would_fit(stage, config, plan));
 }
 
 std::string disk_fault(const Plan& plan) {
   std::vector<PlanTerm> all;
   for (const PlanStage& stage : plan.stages)
-    for (const PlanTerm& term : stage.disk) all.push_back({stage.name + ": " + term.name, term.bytes});
+    for (const PlanTerm& term : stage.disk)
+      all.push_back({stage.name + ": " + term.name, stage.left() * term.bytes});
   const PlanTerm& term = largest(all);
-  return fmt::format(
-      "the run needs {:.1f} GiB on disk, {:.1f} GiB are free; the largest term: {}, {:.1f} GiB",
-      plan.disk_bytes() / GiB, plan.machine.disk_bytes / GiB, term.name, term.bytes / GiB);
+  return fmt::format("the run needs {} more on disk, {} are free; the largest term: {}, {}",
+                     bytes_text(plan.disk_bytes_left()), bytes_text(plan.machine.disk_bytes), term.name,
+                     bytes_text(term.bytes));
 }
 
 }  // namespace
@@ -89,9 +109,11 @@ std::vector<std::string> plan_faults(const Plan& plan, const Config& config) {
   std::vector<std::string> faults;
   const PlanMachine& machine = plan.machine;
   for (const PlanStage& stage : plan.stages)
-    if (machine.memory_bytes > 0 && stage.units > 0 && stage.memory_bytes() > machine.memory_bytes)
+    if (machine.memory_bytes > 0 && stage.units > 0 && stage.left() > 0 &&
+        stage.memory_bytes() > machine.memory_bytes)
       faults.push_back(memory_fault(stage, plan, config));
-  if (machine.disk_bytes > 0 && plan.disk_bytes() > machine.disk_bytes) faults.push_back(disk_fault(plan));
+  if (machine.disk_bytes > 0 && plan.disk_bytes_left() > machine.disk_bytes)
+    faults.push_back(disk_fault(plan));
   return faults;
 }
 

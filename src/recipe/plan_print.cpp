@@ -9,13 +9,6 @@
 namespace surgery {
 namespace {
 
-std::string bytes_text(double bytes) {
-  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
-  size_t i = 0;
-  while (bytes >= 1024 && i < 5) bytes /= 1024, ++i;
-  return fmt::format("{:.{}f} {}", bytes, i == 0 ? 0 : 1, units[i]);
-}
-
 std::string flops_text(double flops) {
   const char* units[] = {"", "K", "M", "G", "T", "P", "E", "Z"};
   size_t i = 0;
@@ -50,6 +43,13 @@ nlohmann::ordered_json terms_json(const std::vector<PlanTerm>& terms) {
 }
 
 }  // namespace
+
+std::string bytes_text(double bytes) {
+  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+  size_t i = 0;
+  while (bytes >= 1024 && i < 5) bytes /= 1024, ++i;
+  return fmt::format("{:.{}f} {}", bytes, i == 0 ? 0 : 1, units[i]);
+}
 
 std::string plan_text(const Plan& plan) {
   const TransformerConfig& t = plan.model.transformer;

@@ -45,7 +45,8 @@ class StagePlanner {
 std::vector<PlanStage> plan_stages(const Config& config, const ModelSizes& model, int64_t ranks,
                                    std::vector<std::string>& notes);
 
-/// What of the plan exceeds its machine: the largest term, and options that would make the stage fit.
+/// What of the plan that is left to make exceeds its machine: the largest term, and options with which the
+/// stage would fit.
 std::vector<std::string> plan_faults(const Plan& plan, const Config& config);
 
 }  // namespace surgery

@@ -60,11 +60,7 @@ void check_resume(const RunDirectory& run, const std::string& resume) {
   if (resume == "never" && exists)
     fail_usage("run.resume=never, but {} holds a run already: choose another run.directory",
                run.root().string());
-  std::error_code error;
-  if (!run.base().empty() && (!std::filesystem::is_directory(run.base()) ||
-                              std::filesystem::equivalent(run.base(), run.root(), error)))
-    fail_usage("run.base={}: {}: name the folder of another run", run.base().string(),
-               std::filesystem::exists(run.base()) ? "is this run itself, or no folder" : "does not exist");
+  run.check_base();
   log_info("{}: {}", run.root().string(),
            exists ? "continues what is there" : "starts fresh, nothing is there yet");
 }

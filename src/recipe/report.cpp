@@ -31,67 +31,77 @@ struct Inputs {
   std::optional<Selection> selection = {};
   std::optional<Evaluation> evaluation = {};
   std::vector<BlockState> blocks = {};
+  int64_t blocks_wanted = 0;
 };
 
-/// Reads the inputs; notes the stages whose files are damaged: the page is made of the others, and the stage
-/// sets such a file aside when it is run.
-class InputReader {
- public:
-  template <class Read>
-  auto read(const char* stage, const std::filesystem::path& path, const Read& reads)
-      -> std::optional<decltype(reads(path))> {
-    if (!std::filesystem::exists(path)) return {};
-    try {
-      return reads(path);
-    } catch (const Error& error) {
-      if (error.code() != ExitCode::data) throw;
-      log_warning("report: goes on without this: {}", error.what());
-      damaged_.emplace_back(stage);
-      return {};
-    }
-  }
-  /// What is there but damaged is as good as missing.
-  void uncount(std::vector<StageStatus>& stages) const {
-    for (StageStatus& stage : stages) stage.exists -= std::ranges::count(damaged_, stage.stage);
-  }
-
- private:
-  std::vector<std::string> damaged_;
-};
-
-/// Blocks of the teacher; where its folder is gone, those that the run knows of.
-int64_t count_blocks(Recipe& recipe, const std::optional<Tables>& tables) {
+/// Reads one file, or says that the page is made without it: a report is wanted most of runs where something
+/// is damaged or gone. The stage that needs such a file sets it aside.
+template <class Read>
+auto read_or_warn(const Read& read) -> std::optional<decltype(read())> {
   try {
-    return recipe.teacher_config().num_layers;
+    return read();
   } catch (const Error& error) {
-    if (error.code() != ExitCode::io) throw;
-    log_warning("report: goes on without the teacher: {}", error.what());
+    if (error.code() != ExitCode::data && error.code() != ExitCode::io) throw;
+    log_warning("report: goes on without this: {}", error.what());
+    return {};
   }
-  if (tables) return tables->blocks();
-  int64_t blocks = 0;
-  while (std::filesystem::exists(recipe.run.block(blocks))) ++blocks;
-  return blocks;
+}
+
+template <class Read>
+auto read_if_there(const std::filesystem::path& path, const Read& read)
+    -> std::optional<decltype(read(path))> {
+  if (!std::filesystem::exists(path)) return {};
+  return read_or_warn([&] { return read(path); });
+}
+
+/// What is there by name but cannot be read is as good as missing.
+void count_as_missing(Inputs& in, const std::string& stage) {
+  for (StageStatus& status : in.stages)
+    if (status.stage == stage) status.exists = 0;
 }
 
 Inputs read_inputs(Recipe& recipe) {
   const RunDirectory& run = recipe.run;
   Inputs in{.recipe = recipe};
-  InputReader reader;
-  in.tables = reader.read("tables", run.tables_h5(), read_tables);
-  const int64_t blocks = count_blocks(recipe, in.tables);
-  in.selection =
-      reader.read("select", run.selection(), [&](const auto&) { return read_selection(recipe, blocks); });
-  in.evaluation = reader.read("evaluate", run.evaluation(), read_evaluation);
+  const auto teacher = read_or_warn([&] { return recipe.teacher_config(); });
+  std::optional<int64_t> blocks;
+  if (teacher) blocks = teacher->num_layers;
+  // What is missing is asked before anything is read: what a running job adds meanwhile is only read.
   in.stages = run_status(recipe.config, blocks);
-  // One that is not distilled to its end does not count there yet.
-  for (int64_t b = 0; b < blocks; ++b)
-    if (auto block = reader.read("", run.block(b), read_block)) in.blocks.push_back(std::move(*block));
-  for (StageStatus& stage : in.stages)
-    if (stage.stage == "distill") stage.exists = std::ranges::count_if(in.blocks, &BlockState::done);
-  reader.uncount(in.stages);
   std::erase_if(in.stages, [](const StageStatus& stage) { return stage.stage == "report"; });
+  in.tables = read_if_there(run.tables_h5(), read_tables);
+  in.selection = read_if_there(run.selection(), [&](const std::filesystem::path& path) {
+    return parse_selection(read_file(path), path.string(), blocks);
+  });
+  in.evaluation = read_if_there(run.evaluation(), read_evaluation);
+  if (!blocks && in.tables) blocks = in.tables->blocks();
+  if (!blocks && in.selection) blocks = std::ssize(in.selection->rates);
+  if (!teacher && blocks)
+    for (StageStatus& stage : in.stages)
+      if (stage.stage == "distill") stage.wanted = blocks;
+  in.blocks_wanted = blocks.value_or(0);
+  if (!in.tables) count_as_missing(in, "tables");
+  if (!in.selection) count_as_missing(in, "select");
+  if (!in.evaluation) count_as_missing(in, "evaluate");
   in.missing = missing_text(in.stages);
   return in;
+}
+
+/// All blocks that can be read. Called where a page is made: they are large.
+void read_blocks(Inputs& in) {
+  int64_t damaged = 0;
+  for (int64_t b = 0; b < in.blocks_wanted; ++b) {
+    const auto path = in.recipe.run.block(b);
+    if (!std::filesystem::exists(path)) continue;
+    if (auto block = read_if_there(path, read_block))
+      in.blocks.push_back(std::move(*block));
+    else
+      ++damaged;
+  }
+  if (damaged == 0) return;
+  for (StageStatus& stage : in.stages)
+    if (stage.stage == "distill") stage.exists = std::ranges::count_if(in.blocks, &BlockState::done);
+  in.missing = missing_text(in.stages);
 }
 
 void add_stages(Page& page, const Inputs& in) {
@@ -339,14 +349,15 @@ void add_clips(Page& page, const Inputs& in) {
            std::filesystem::is_empty(samples);
   });
   if (variants.empty()) return;
-  page.section("Clips");
   const GenerateSection& g = config.generate;
-  const auto prompts = recipe_prompts(g.prompts, g.count, "generate.prompts");
-  const auto names = video_names(prompts, g.samples);
+  const auto prompts = read_or_warn([&] { return recipe_prompts(g.prompts, g.count, "generate.prompts"); });
+  if (!prompts) return;
+  page.section("Clips");
+  const auto names = video_names(*prompts, g.samples);
   std::vector<VideoRow> rows;
-  for (int64_t i = 0; i < std::min<int64_t>(kMostVideoRows, std::ssize(prompts)); ++i) {
+  for (int64_t i = 0; i < std::min<int64_t>(kMostVideoRows, std::ssize(*prompts)); ++i) {
     VideoRow row;
-    row.title = prompts[static_cast<size_t>(i)].name;
+    row.title = (*prompts)[static_cast<size_t>(i)].name;
     for (const std::string& variant : variants) {
       const auto path = video_folder(config, variant) / names[static_cast<size_t>(i * g.samples)];
       row.cells.push_back({variant, std::filesystem::exists(path) ? read_file(path) : std::string()});
@@ -380,14 +391,15 @@ bool make_report(Recipe& recipe) {
   if (recipe.session.rank() == 0) {
     Inputs in = read_inputs(recipe);
     // The page of an unfinished run carries no stamp and is always made again.
-    const std::string stamp = in.missing.empty() ? report_stamp(report_fingerprint(in)) + "\n" : "";
-    if (stamp.empty() || !holds(recipe.run.report(), stamp)) {
+    const auto stamp = [&] { return in.missing.empty() ? report_stamp(report_fingerprint(in)) + "\n" : ""; };
+    if (stamp().empty() || !holds(recipe.run.report(), stamp())) {
+      read_blocks(in);
       Page page("Attention surgery", fmt::format("{} — teacher {}", recipe.run.root().filename().string(),
                                                  recipe.config.model.path));
       for (const auto& add : {add_stages, add_summary, add_selection, add_distillation, add_finetuning,
                               add_evaluation, add_clips, add_ledger})
         add(page, in);
-      write_file(recipe.run.report(), page.html() + stamp);
+      write_file(recipe.run.report(), page.html() + stamp());
       made = 1;
     }
     log_info("report: {}", recipe.run.report().string());

@@ -1,8 +1,17 @@
 #include "recipe/run_directory.h"
 
-#include <fmt/format.h>
+#include "base/errors.h"
 
 namespace surgery {
+
+void RunDirectory::check_base() const {
+  std::error_code error;
+  if (base_.empty() ||
+      (std::filesystem::is_directory(base_) && !std::filesystem::equivalent(base_, root_, error)))
+    return;
+  fail_usage("run.base={}: {}: name the folder of another run", base_.string(),
+             std::filesystem::exists(base_) ? "is this run itself, or no folder" : "does not exist");
+}
 
 std::filesystem::path RunDirectory::trajectory(int64_t prompt) const {
   return cache() / fmt::format("trajectory-{:06d}.h5", prompt);

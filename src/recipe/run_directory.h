@@ -13,6 +13,8 @@ class RunDirectory {
   const std::filesystem::path& root() const { return root_; }
   /// The run that finished artifacts may be taken from; empty = none.
   const std::filesystem::path& base() const { return base_; }
+  /// Error{usage} where a base is named that is no other run's folder.
+  void check_base() const;
 
   std::filesystem::path config() const { return root_ / "config.cfg"; }
   std::filesystem::path cache() const { return root_ / "cache"; }

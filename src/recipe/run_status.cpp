@@ -6,6 +6,7 @@
 #include "base/errors.h"
 #include "data/latent_shard.h"
 #include "data/shapes.h"
+#include "data/shard_index.h"
 #include "data/video.h"
 #include "recipe/block_file.h"
 #include "recipe/finetune_checkpoint.h"
@@ -55,43 +56,52 @@ bool is_distilled(const fs::path& path) {
   }
 }
 
-StageStatus distill(const RunDirectory& run, int64_t blocks) {
+StageStatus distill(const RunDirectory& run, std::optional<int64_t> blocks) {
   StageStatus status{"distill", "distill", "blocks"};
   status.wanted = blocks;
-  for (int64_t b = 0; b < blocks; ++b)
-    if (const fs::path path = run.block(b); fs::exists(path))
+  std::set<std::string> names;
+  for (int64_t b = 0; blocks && b < *blocks; ++b) names.insert(run.block(b).filename().string());
+  if (!blocks) names = names_in(run.distill());
+  for (const std::string& name : names)
+    if (const fs::path path = run.distill() / name; fs::exists(path))
       status.exists += is_distilled(path) ? 1 : 0;
     else
       status.in_base += is_distilled(in_base(run, path)) ? 1 : 0;
   return status;
 }
 
-/// Clips that are in a shard or were left out by name. How many a listing holds, only reading it would show:
-/// the shards' own count ("-of-00012") tells when it has been gone through.
+/// The index of this choice of clips at `folder`, where encoding has come to its end.
+std::optional<ShardIndex> index_of(const DataSection& d, const fs::path& folder) {
+  const fs::path path = shard_index_path(folder);
+  if (folder.empty() || !fs::exists(path)) return {};
+  try {
+    ShardIndex index = read_shard_index(path);
+    if (index.source == d.videos && index.count == d.count) return index;
+  } catch (const Error&) {  // the stage writes it again
+  }
+  return {};
+}
+
+/// Clips that are in a shard or were left out by name. How many a listing holds, only reading it would show;
+/// the index tells when it has been gone through, here or in the base.
 StageStatus encode(const Config& config, const RunDirectory& run) {
   StageStatus status{"encode", "encode", "clips"};
   const DataSection& d = config.data;
-  const std::set<std::string> here = names_in(run.latents());
-  std::set<std::string> names = here;
-  names.merge(names_in(in_base(run, run.latents())));
-  std::erase_if(names,
-                [](const std::string& name) { return !name.ends_with(".h5") || name.starts_with('.'); });
-  bool whole = !names.empty();
-  for (const std::string& name : names) try {
-      const fs::path path = run.latents() / name;
-      const fs::path shard = here.contains(name) ? path : in_base(run, path);
-      (here.contains(name) ? status.exists : status.in_base) +=
-          LatentShard(shard).size() + shard_rejected(shard);
-      whole = whole && shard.stem().string().ends_with(fmt::format("-of-{:05d}", names.size()));
-    } catch (const Error&) {
-      whole = false;
-    }
-  if (const auto split = parse_shapes_split(d.videos))
-    status.wanted = d.count > 0 ? d.count : shapes_split_size(*split);
-  else if (whole)
-    status.wanted = status.exists + status.in_base;
-  else if (d.count > 0)
-    status.wanted = d.count;
+  const std::set<std::string> here = names_in(run.latents()), base = names_in(in_base(run, run.latents()));
+  std::optional<ShardIndex> index = index_of(d, run.latents());
+  if (!index) index = index_of(d, in_base(run, run.latents()));
+  if (index) {
+    status.wanted = index->clips();
+    for (const ShardIndex::Shard& shard : index->shards) status.add(shard.name, here, base, shard.clips);
+    return status;
+  }
+  const auto split = parse_shapes_split(d.videos);
+  if (d.count > 0 || split) status.wanted = d.count > 0 ? d.count : shapes_split_size(*split);
+  for (const std::string& name : here)
+    if (name.ends_with(".h5") && !name.starts_with('.')) try {
+        status.exists += LatentShard(run.latents() / name).size() + shard_rejected(run.latents() / name);
+      } catch (const Error&) {  // the stage will set it aside
+      }
   return status;
 }
 
@@ -115,9 +125,9 @@ StageStatus generate(const Config& config, const RunDirectory& run) {
   status.wanted = std::ssize(videos) * std::ssize(variants);
   for (const std::string& variant : variants) {
     const auto here = names_in(run.samples(variant)), shown = names_in(video_folder(config, variant));
-    // Of another run only the teacher's clips can be the same.
+    // What was finetuned, another run hardly finetuned alike.
     const auto base =
-        variant == "teacher" ? names_in(in_base(run, run.samples(variant))) : std::set<std::string>();
+        variant_iteration(variant) ? std::set<std::string>() : names_in(in_base(run, run.samples(variant)));
     for (size_t i = 0; i < videos.size(); ++i) {
       const auto sample = sample_path(run, variant, static_cast<int64_t>(i)).filename().string();
       if (!here.contains(sample) || !video_supported() || shown.contains(videos[i]))
@@ -143,11 +153,11 @@ std::string listed(const std::vector<StageStatus>& stages, const Listed& is_list
 }  // namespace
 
 void StageStatus::add(const std::string& name, const std::set<std::string>& here,
-                      const std::set<std::string>& base) {
+                      const std::set<std::string>& base, int64_t pieces) {
   if (here.contains(name))
-    ++exists;
+    exists += pieces;
   else if (base.contains(name))
-    ++in_base;
+    in_base += pieces;
 }
 
 double StageStatus::left() const {
@@ -159,7 +169,7 @@ std::string StageStatus::count() const {
   return wanted ? fmt::format("{} of {}", exists, *wanted) : fmt::format("{}", exists);
 }
 
-std::vector<StageStatus> run_status(const Config& config, int64_t blocks) {
+std::vector<StageStatus> run_status(const Config& config, std::optional<int64_t> blocks) {
   const RunDirectory run(config.run.directory, config.run.base);
   std::vector<StageStatus> stages;
   if (config.trajectories.source != "live") stages.push_back(trajectories(config, run));

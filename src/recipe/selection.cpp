@@ -211,7 +211,7 @@ std::string selection_json(const Selection& selection) {
   return text + "\n}\n";
 }
 
-Selection parse_selection(const std::string& text, const std::string& where) {
+Selection parse_selection(const std::string& text, const std::string& where, std::optional<int64_t> blocks) {
   try {
     const auto json = nlohmann::json::parse(text);
     Selection selection;
@@ -231,6 +231,8 @@ Selection parse_selection(const std::string& text, const std::string& where) {
     selection.frontier.complete = json.value("frontier_complete", false);
     for (const auto& point : json.value("frontier", nlohmann::json::array()))
       selection.frontier.points.push_back({point.at(1), point.at(0)});
+    VALIDATE(!blocks || std::ssize(selection.rates) == *blocks, "{} rates for a model of {} blocks",
+             selection.rates.size(), *blocks);
     return selection;
   } catch (const nlohmann::json::exception& error) {
     fail_data("{}: not a selection ({}): make it again", where, error.what());

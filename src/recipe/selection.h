@@ -37,6 +37,8 @@ std::map<int64_t, Rate> parse_pins(const std::string& text, int64_t blocks);
 Selection select_rates(const Tables& tables, const SelectSection& config);
 
 std::string selection_json(const Selection& selection);
-Selection parse_selection(const std::string& json, const std::string& where);
+/// Error{data} naming `where`; also when it is not for `blocks` blocks, if that is known.
+Selection parse_selection(const std::string& json, const std::string& where,
+                          std::optional<int64_t> blocks = {});
 
 }  // namespace surgery

@@ -7,20 +7,12 @@
 
 namespace surgery {
 
-Selection read_selection(const Recipe& recipe, int64_t blocks) {
-  const auto path = recipe.run.selection();
-  require_file(path, "select");
-  Selection selection = parse_selection(read_file(path), path.string());
-  VALIDATE(std::ssize(selection.rates) == blocks,
-           "{}: {} rates for a model of {} blocks (made for another model): select again", path.string(),
-           selection.rates.size(), blocks);
-  return selection;
-}
-
 Selection require_selection(Recipe& recipe) {
   const std::string expected = selection_fingerprint(recipe);
-  Selection selection = read_selection(recipe, recipe.teacher_config().num_layers);
-  require_fingerprint(recipe.run.selection(), selection.fingerprint, expected, "select");
+  const auto path = recipe.run.selection();
+  require_file(path, "select");
+  Selection selection = parse_selection(read_file(path), path.string(), recipe.teacher_config().num_layers);
+  require_fingerprint(path, selection.fingerprint, expected, "select");
   return selection;
 }
 

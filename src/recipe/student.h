@@ -6,10 +6,8 @@ namespace surgery {
 
 /// What selection.json depends on: the tables and the settings of the choice. Collective on first use.
 std::string selection_fingerprint(Recipe& recipe);
-/// The chosen rates (selection.json), whatever they were chosen from. Error{io} when there are none,
-/// Error{data} when they are not for `blocks` blocks.
-Selection read_selection(const Recipe& recipe, int64_t blocks);
-/// The same; Error{usage} when they were chosen with other settings or from other tables. Collective on first
+/// The chosen rates (selection.json). Error{io} when there are none, Error{data} when they are not for this
+/// teacher, Error{usage} when they were chosen with other settings or from other tables. Collective on first
 /// use.
 Selection require_selection(Recipe& recipe);
 

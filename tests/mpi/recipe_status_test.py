@@ -31,9 +31,9 @@ def surgery(name, directory, *options):
     return result.stdout
 
 
-def exists(directory):
+def exists(directory, *options):
     """Of every stage, what plan finds: {stage: (exists, wanted)}; and what it says is missing."""
-    plan = json.loads(surgery("plan", directory, "--rate=1e9", "--json"))
+    plan = json.loads(surgery("plan", directory, "--rate=1e9", "--json", *options))
     return {stage["name"]: (stage["exists"], stage["wanted"]) for stage in plan["stages"]}, plan["missing"]
 
 
@@ -148,17 +148,17 @@ def test_what_another_run_can_give_is_counted_apart(finished, tmp_path):
     plan = json.loads(surgery("plan", directory, "--rate=1e9", "--json", base))
     stages = {stage["name"]: stage for stage in plan["stages"]}
     assert {name: stage["in_base"] for name, stage in stages.items()} == {
-        **dict.fromkeys(STAGES, 0), "trajectories": 3, "distill": 10, "encode": 3, "generate": 2}
+        **dict.fromkeys(STAGES, 0), "trajectories": 3, "distill": 10, "encode": 3, "generate": 4}  # of the teacher, and distilled
     assert all(stage["exists"] == 0 for stage in stages.values())
     assert plan["missing"].startswith("trajectories (0 of 3 prompts there, 3 in run.base), distill (0 of 10 blocks")
-    left = stages["finetune"]["seconds"] + 0.75 * stages["generate"]["seconds"] + stages["evaluate"]["seconds"]
+    left = stages["finetune"]["seconds"] + 0.5 * stages["generate"]["seconds"] + stages["evaluate"]["seconds"]
     assert plan["seconds_left"] == pytest.approx(left) and left < 0.9 * plan["seconds"]
     said = surgery("plan", directory, "--rate=1e9", base)
     assert "left to make: " in said and "left to make" not in surgery("plan", directory, "--rate=1e9")
     said = surgery("run", directory, base, "--finetune.learning_rate=1e-5")
     assert "there: trajectories (0 of 3 prompts, 3 in run.base), distill (0 of 10 blocks, 10 in run.base)" in said
     assert "distill: nothing to make, 10 reused" in said and "encode: nothing to make" in said
-    assert "generate teacher: nothing to make" not in said, "the mp4 is written again beside the clip that was taken"
+    assert "generate teacher: 2 made" in said, "their mp4 is written beside the clips that were taken"
 
 
 @pytest.mark.parametrize("damaged,missing,page_has", [
@@ -179,23 +179,77 @@ def test_a_damaged_input_is_left_out_of_the_report(finished, tmp_path, damaged, 
     assert all((directory / name).read_bytes() == b"damaged" for name in damaged), "a report changes nothing else"
 
 
+def reported(directory, *options):
+    """The report of a run, made with further options: what the command says."""
+    result = subprocess.run([BINARY, "report", f"--run.directory={directory}", *options], env=environment(),
+                            capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
 def test_a_run_is_reported_without_its_teacher(finished, tmp_path):
     directory = pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
-    whole = report(directory)[1]
+    report(directory)
+    whole = sections(directory)
     (directory / "report.html").unlink()
-    line = [BINARY, "report", f"--run.directory={directory}", "--model.path=/gone"]
-    result = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0 and "goes on without the teacher" in result.stderr + result.stdout
-    assert "Evaluation" in sections(directory) and "This run is not finished" not in sections(directory)
-    assert whole.count("block") > 0
+    assert "goes on without this: /gone" in reported(directory, "--model.path=/gone")
+    assert sections(directory) == whole and "This run is not finished" not in whole
+    teacher = tmp_path / "teacher"
+    (teacher / "transformer").mkdir(parents=True)
+    (teacher / "transformer/config.json").write_text("damaged")
+    for name in ("report.html", "tables.h5", "distill/block-04.h5"):
+        (directory / name).unlink()
+    said = reported(directory, f"--model.path={teacher}")
+    assert "transformer/config.json" in said and "missing: distill (9 of 10 blocks there), tables:" in said
+    assert {"Rates", "Distillation", "Evaluation"} <= set(sections(directory))
+    shutil.rmtree(directory / "distill")
+    (directory / "selection.json").unlink()
+    assert "missing: distill (0 blocks there), tables, select" in reported(directory, f"--model.path={teacher}")
 
 
-def test_the_configuration_is_printed_where_it_is_new(tmp_path):
-    directory = tmp_path / "run"
-    assert "[trajectories]" in surgery("cache", directory)
-    again = surgery("cache", directory)
-    assert "[trajectories]" not in again and f"as in {directory}/config.cfg" in again
-    assert "[trajectories]" in surgery("cache", directory, "--run.stall_minutes=50")
+def test_a_run_is_reported_without_its_prompts(finished, tmp_path):
+    directory = pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
+    said = reported(directory, "--generate.prompts=/gone.txt")
+    assert "goes on without this: /gone.txt" in said and "missing: generate" in said
+    assert "Evaluation" in sections(directory) and "Clips" not in sections(directory)
+
+
+def test_shards_of_another_choice_are_no_part_of_this_one(finished, tmp_path):
+    """Other clips under other names, in the run and in its base."""
+    directory = pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
+    base = tmp_path / "base"
+    surgery("encode", base, "--data.count=5")
+    stages, missing = exists(directory, f"--run.base={base}")
+    assert stages["encode"] == (3, 3) and missing == ""
+    shutil.rmtree(directory / "data/latents")
+    assert exists(directory, f"--run.base={base}")[0]["encode"] == (0, 3)
+    shutil.copytree(base / "data/latents", directory / "data/latents")
+    assert exists(directory)[0]["encode"][1] == 3 and "encode: 3 clips in 1 shards" in surgery("encode", directory)
+    assert exists(directory)[0]["encode"] == (3, 3)
+
+
+def test_encoding_that_stopped_is_no_finetuning_set(finished, tmp_path):
+    directory = pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
+    shutil.rmtree(directory / "finetune")
+    (directory / "data/latents/index.json").unlink()
+    settings = [f"--{key}={value}" for key, value in SMALLER.items()]
+    line = command(directory, 1, *settings, stage="finetune")
+    result = subprocess.run(line[line.index(BINARY):], env=environment(), capture_output=True, text=True, timeout=60)
+    assert result.returncode == 74 and "index.json: is not there: run 'encode' first" in result.stderr
+
+
+def test_a_plan_asks_only_for_what_is_left(finished, tmp_path):
+    settings = [f"--{key}={value}" for key, value in SMALLER.items()]
+
+    def plan(directory, *options):
+        line = command(directory, 1, *settings, "--rate=1e9", *options, stage="plan")
+        return subprocess.run(line[line.index(BINARY):], env=environment(), capture_output=True, text=True, timeout=60)
+
+    tight = ["--disk=0.000001", "--memory=0.000001"]
+    assert plan(finished, *tight).returncode == 0
+    refused = plan(tmp_path / "run", *tight)
+    assert refused.returncode == 64 and "more on disk" in refused.stderr and "of memory a rank" in refused.stderr
+    assert plan(tmp_path / "run", f"--run.base={tmp_path}/none").returncode == 64
 
 
 def test_what_the_recipe_does_not_need_is_not_missing(tmp_path):

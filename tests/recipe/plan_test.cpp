@@ -171,13 +171,20 @@ TEST(Plan, WhatIsNamedAsRemedyFits) {
   Config wasteful = config;
   wasteful.finetune.micro_batch = 4;
   wasteful.finetune.precision = "fp32";
-  EXPECT_NE(fault_of(wasteful, 400, "finetune").find("it fits with --finetune.micro_batch=1"),
-            std::string::npos);
-  EXPECT_NE(fault_of(wasteful, 80, "finetune")
-                .find("it fits with --finetune.micro_batch=1 --finetune.precision=bf16 --data.frames="),
-            std::string::npos)
-      << fault_of(wasteful, 80, "finetune");
-  EXPECT_NE(fault_of(config, 20, "finetune").find("no shorter clip makes it fit"), std::string::npos);
+  const auto expect = [&](const std::string& stage, double gib, const std::string& words) {
+    EXPECT_NE(fault_of(wasteful, gib, stage).find(words), std::string::npos)
+        << fault_of(wasteful, gib, stage);
+  };
+  expect("finetune", 450, "it fits with --finetune.micro_batch=2");
+  expect("finetune", 80, "it fits with --finetune.micro_batch=1 --finetune.precision=bf16 --data.frames=");
+  expect("finetune", 20,
+         "it does not fit even with --finetune.micro_batch=1 --finetune.precision=bf16 --data.frames=1");
+  expect("distill", 60, "it fits with --distill.blocks_per_unit=");
+  expect("distill", 60, "times its FLOPs)");
+  expect("encode", 29, "it fits with --data.height=");
+  expect("model", 30, "it needs ranks with more memory");
+  expect("trajectories", 28, "it fits with --trajectories.frames=");
+  expect("generate", 41, "it fits with --generate.frames=");
 }
 
 TEST(Plan, TotalsAndJsonAgree) {
