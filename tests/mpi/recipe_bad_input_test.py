@@ -446,7 +446,7 @@ def test_what_is_not_there_is_an_input_that_failed(tmp_path, line):
 @pytest.mark.parametrize("name,lacks,words", [
     ("distill", "cache/trajectory-000001.h5", "run 'cache' first"), ("tables", "distill/block-04.h5", "run 'distill' first"),
     ("select", "tables.h5", "run 'tables' first"), ("finetune", "selection.json", "run 'select' first"),
-    ("finetune", "data/latents", "encode the clips first"), ("generate", "selection.json", "run 'select' first"),
+    ("finetune", "data/latents", "run 'encode' first"), ("generate", "selection.json", "run 'select' first"),
     ("generate", "finetune/step-000002", "no such checkpoint"),
     ("evaluate", "samples/teacher/sample-000000.h5", "run 'generate' first"),
     ("cache", None, "model.path")])
