@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "data/pixels.h"
 #include "recipe/trained_parameters.h"
+#include "storage/safetensors.h"
 #include "storage/tensor_store.h"
 
 namespace surgery {

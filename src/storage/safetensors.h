@@ -8,12 +8,9 @@
 #include <string>
 #include <vector>
 
-namespace surgery {
+#include "storage/dtype.h"
 
-/// Element types of the safetensors container that this program reads and writes.
-enum class DType { f64, f32, f16, bf16, i64, i32, i16, i8, u8, boolean };
-int64_t dtype_bytes(DType dtype);
-std::string dtype_name(DType dtype);  ///< safetensors' name: "F32", "BF16", ...
+namespace surgery {
 
 struct SafetensorsEntry {
   DType dtype = DType::f32;
@@ -21,8 +18,21 @@ struct SafetensorsEntry {
   uint64_t begin = 0, end = 0;  ///< bytes, relative to the data section
 };
 
+struct SafetensorsHeader {
+  uint64_t data_begin = 0;  ///< where the data section begins in the file, bytes
+  std::map<std::string, SafetensorsEntry> entries;
+  std::map<std::string, std::string> metadata;
+};
+
+/// Reads and checks the header of a file that lies in memory whole: at most 100 MB, strict JSON without
+/// duplicate keys, every tensor's bytes those of its shape, the tensors covering the data section without
+/// hole or overlap up to the file's end. Allocates in proportion to the header. `where` begins messages.
+/// Throws Error{data}. (Source: the format's own audit and the limits of its reference reader.)
+SafetensorsHeader read_safetensors_header(std::span<const std::byte> file, const std::string& where);
+
 /// One safetensors file, mapped read-only, its header fully checked (spec: Hugging Face safetensors format).
-/// This class does not depend on LibTorch. Throws Error{data} for a damaged file, Error{io} for an unreadable one.
+/// This class does not depend on LibTorch. Throws Error{data} for a damaged file, Error{io} for an unreadable
+/// one.
 class SafetensorsFile {
  public:
   static std::shared_ptr<const SafetensorsFile> open(const std::filesystem::path& path);

@@ -110,6 +110,29 @@ TEST(Safetensors, MalformedHeadersAreRefused) {
   expect_refused(
       container(R"({"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,0]}})", 0),
       "more elements than can be counted");
+  for (const char* shape :
+       {"[4294967296,4294967296,0]", "[0,4294967296,4294967296]", "[9223372036854775807,0]"})
+    expect_refused(
+        container(fmt::format(R"({{"a":{{"dtype":"F32","shape":{},"data_offsets":[0,0]}}}})", shape), 0),
+        "more elements than can be counted");
+  for (const char* offsets : {"[18446744073709551612,0]", "[4,0]", "[0]", "[0,4,4]", "[0,\"4\"]", "[0,1e2]",
+                              "[0,18446744073709551616]", "7"})
+    expect_refused(
+        container(fmt::format(R"({{"a":{{"dtype":"F32","shape":[1],"data_offsets":{}}}}})", offsets), 4),
+        "tensor \"a\": ");
+  const std::string second = R"(,"b":{"dtype":"F32","shape":[1],"data_offsets":)";
+  expect_refused(container("{" + fine + second + "[0,4]}}", 4), "gap or overlap");
+  expect_refused(container("{" + fine + second + "[2,6]}}", 6), "gap or overlap");
+  expect_refused(container("{" + fine + second + "[5,9]}}", 9), "gap or overlap");
+  expect_refused(container("{" + fine + second + "[4,8]}}", 4), "tensors take 8 bytes but the file holds 4");
+  expect_refused(container(R"({"a":{"dtype":"F8_E5M2","shape":[1],"data_offsets":[0,1]}})", 1),
+                 "an 8-bit float");
+  expect_refused(container(R"({"a":{"dtype":"U16","shape":[1],"data_offsets":[0,2]}})", 2), "dtype U16");
+  expect_refused(container("", 0), "does not begin with '{'");
+  expect_refused(container("{\"a\xc0\x80\":1}", 0), "not valid JSON");
+  expect_refused(container("{\"a\\ud800\":1}", 0), "not valid JSON");
+  expect_refused(container("{" + fine + "," + "}", 4), "not valid JSON");
+  expect_refused(container("{/**/" + fine + "}", 4), "not valid JSON");
   expect_refused(
       container(R"({"a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"data_offsets":[0,4]}})",
                 4),
@@ -125,6 +148,12 @@ TEST(Safetensors, MalformedHeadersAreRefused) {
   expect_refused(
       container("{\"" + std::string(1025, 'n') + R"(":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4),
       "1025 bytes");
+}
+
+TEST(Safetensors, HeadersAboveTheLimitAreRefusedUnread) {
+  const TestFolder folder;
+  write_raw(folder / "a", container("{" + std::string(100'000'000, ' '), 0));
+  expect_error(ExitCode::data, "header of 100000001 bytes", [&] { SafetensorsFile::open(folder / "a"); });
 }
 
 TEST(Safetensors, UnreadableFilesAreInputOutputErrors) {
