@@ -6,8 +6,10 @@
 #include <utility>
 
 #include "base/errors.h"
-#include "storage/atomic_file.h"
+#include "storage/mapped_file.h"
+#include "storage/safetensors.h"
 #include "storage/strict_json.h"
+#include "storage/torch_file.h"
 
 namespace surgery {
 namespace {
@@ -49,9 +51,25 @@ DType from_torch(at::ScalarType type) {
 TensorStore TensorStore::open_file(const fs::path& file) {
   TensorStore store;
   store.description_ = file.string();
-  const std::shared_ptr<const SafetensorsFile> opened = SafetensorsFile::open(file);
-  for (const auto& [name, entry] : opened->entries()) store.where_[name] = opened;
+  store.where_ = read_places(file);
   return store;
+}
+
+std::map<std::string, TensorStore::Place> TensorStore::read_places(const fs::path& file) {
+  std::map<std::string, Place> places;
+  if (is_torch_file(MappedFile::open(file)->bytes())) {
+    const std::shared_ptr<const TorchFile> opened = TorchFile::open(file);
+    for (const auto& [name, entry] : opened->entries())
+      places[name] = {opened, entry.dtype, entry.shape, entry.strides, opened->bytes(name)};
+  } else {
+    const std::shared_ptr<const SafetensorsFile> opened = SafetensorsFile::open(file);
+    for (const auto& [name, entry] : opened->entries()) {
+      const auto strides = c10::contiguous_strides(entry.shape);
+      places[name] = {
+          opened, entry.dtype, entry.shape, {strides.begin(), strides.end()}, opened->bytes(name)};
+    }
+  }
+  return places;
 }
 
 TensorStore TensorStore::open_folder(const fs::path& folder, const std::string& stem) {
@@ -67,24 +85,24 @@ TensorStore TensorStore::open_folder(const fs::path& folder, const std::string& 
            index.string());
   TensorStore store;
   store.description_ = index.string();
-  std::map<std::string, std::shared_ptr<const SafetensorsFile>> shards;
+  std::map<std::string, std::map<std::string, Place>> shards;
   for (const auto& [name, value] : json["weight_map"].items()) {
     VALIDATE(value.is_string(), "{}: \"{}\" names no shard (damaged file): download it again", index.string(),
              name);
     const std::string shard = value.get<std::string>();
     check_shard_name(shard, index);
-    std::shared_ptr<const SafetensorsFile>& opened = shards[shard];
-    if (opened == nullptr) opened = SafetensorsFile::open(folder / shard);
-    VALIDATE(opened->entries().contains(name), "{}: tensor \"{}\" is not in shard {} (incomplete download?)",
+    if (!shards.contains(shard)) shards[shard] = read_places(folder / shard);
+    const auto found = shards[shard].find(name);
+    VALIDATE(found != shards[shard].end(), "{}: tensor \"{}\" is not in shard {} (incomplete download?)",
              index.string(), name, shard);
-    store.where_[name] = opened;
+    store.where_[name] = found->second;
   }
   return store;
 }
 
 std::vector<std::string> TensorStore::names() const {
   std::vector<std::string> result;
-  for (const auto& [name, file] : where_) result.push_back(name);
+  for (const auto& [name, place] : where_) result.push_back(name);
   return result;
 }
 
@@ -97,24 +115,24 @@ at::Tensor TensorStore::get(const std::string& name) const {
   VALIDATE(found != where_.end(),
            "{}: tensor \"{}\" is missing (incomplete or foreign model): check the folder", description_,
            name);
-  const std::shared_ptr<const SafetensorsFile> file = found->second;
-  const SafetensorsEntry& entry = file->entries().at(name);
-  const std::span<const std::byte> bytes = file->bytes(name);
-  const auto options = at::TensorOptions().dtype(to_torch(entry.dtype));
-  if (bytes.empty()) return at::empty(entry.shape, options);
+  const Place& place = found->second;
+  const auto options = at::TensorOptions().dtype(to_torch(place.dtype));
+  if (place.bytes.empty()) return at::empty(place.shape, options);
+  const auto width = static_cast<uintptr_t>(dtype_bytes(place.dtype));
   // Foreign files need not align their tensors, and kernels may load whole elements: those few are copied.
-  if (reinterpret_cast<uintptr_t>(bytes.data()) % static_cast<uintptr_t>(dtype_bytes(entry.dtype)) != 0) {
-    at::Tensor copy = at::empty(entry.shape, options);
-    std::memcpy(copy.data_ptr(), bytes.data(), bytes.size());
-    return copy;
+  if (reinterpret_cast<uintptr_t>(place.bytes.data()) % width != 0) {
+    at::Tensor copy = at::empty(static_cast<int64_t>(place.bytes.size() / width), options);
+    std::memcpy(copy.data_ptr(), place.bytes.data(), place.bytes.size());
+    return copy.as_strided(place.shape, place.strides);
   }
   return at::from_blob(
-      const_cast<std::byte*>(bytes.data()), entry.shape, [file](void*) {}, options);
+      const_cast<std::byte*>(place.bytes.data()), place.shape, place.strides, [file = place.file](void*) {},
+      options);
 }
 
 TensorMap TensorStore::all() const {
   TensorMap result;
-  for (const auto& [name, file] : where_) result[name] = get(name);
+  for (const auto& [name, place] : where_) result[name] = get(name);
   return result;
 }
 

@@ -2,11 +2,12 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/tensor.h"
-#include "storage/safetensors.h"
+#include "storage/dtype.h"
 
 namespace surgery {
 
@@ -15,12 +16,15 @@ using TensorMap = std::map<std::string, at::Tensor>;
 at::ScalarType to_torch(DType dtype);
 DType from_torch(at::ScalarType type);
 
-/// Named tensors of a folder's single or sharded safetensors, or of one file. Tensors view the mapping (no
-/// copy) where alignment allows and keep it alive; nothing is read until touched.
+/// Named tensors of a folder's single or sharded safetensors, or of one file: safetensors or torch.save's zip
+/// archive (.pth), told apart by their first bytes. Tensors view the mapping (no copy) where alignment allows
+/// and keep it alive; nothing is read until touched. Those of an archive may be strided and share memory, as
+/// saved.
 class TensorStore {
  public:
   /// `stem`.safetensors, or `stem`.safetensors.index.json with its shards.
   static TensorStore open_folder(const std::filesystem::path& folder, const std::string& stem);
+  /// Safetensors or torch.save archive. Throws Error{data} for a damaged or foreign file, Error{io} for none.
   static TensorStore open_file(const std::filesystem::path& file);
 
   std::vector<std::string> names() const;
@@ -32,7 +36,16 @@ class TensorStore {
   TensorMap all() const;
 
  private:
-  std::map<std::string, std::shared_ptr<const SafetensorsFile>> where_;
+  /// Where a tensor lies in a mapped file.
+  struct Place {
+    std::shared_ptr<const void> file;
+    DType dtype = DType::f32;
+    std::vector<int64_t> shape, strides;  // in elements
+    std::span<const std::byte> bytes;     // from its first element to behind its last
+  };
+  static std::map<std::string, Place> read_places(const std::filesystem::path& file);
+
+  std::map<std::string, Place> where_;
   std::string description_;
 };
 
