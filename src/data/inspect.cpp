@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <set>
+#include <span>
 #include <sstream>
 
 #include "base/errors.h"
@@ -14,6 +15,7 @@
 #include "storage/hdf5_file.h"
 #include "storage/safetensors.h"
 #include "storage/strict_json.h"
+#include "storage/torch_file.h"
 
 namespace surgery {
 
@@ -48,14 +50,28 @@ Json inspect_safetensors(const std::filesystem::path& path) {
   Json tensors = Json::array();
   int64_t numbers = 0;
   for (const auto& [name, entry] : file->entries()) {
-    int64_t count = 1;
-    for (const int64_t side : entry.shape) count *= side;
-    numbers += count;
+    numbers += static_cast<int64_t>(entry.end - entry.begin) / dtype_bytes(entry.dtype);
     tensors.push_back({{"name", name}, {"dtype", dtype_name(entry.dtype)}, {"shape", entry.shape}});
   }
   Json metadata = Json::object();
   for (const auto& [key, value] : file->metadata()) metadata[key] = value;
   return {{"kind", "safetensors"}, {"numbers", numbers}, {"metadata", metadata}, {"tensors", tensors}};
+}
+
+Json inspect_torch(const std::filesystem::path& path) {
+  const auto file = TorchFile::open(path);
+  Json tensors = Json::array(), metadata = Json::object();
+  int64_t numbers = 0;
+  for (const auto& [name, entry] : file->entries()) {
+    numbers += static_cast<int64_t>(shape_bytes(entry.shape, entry.dtype, name)) / dtype_bytes(entry.dtype);
+    tensors.push_back({{"name", name}, {"dtype", dtype_name(entry.dtype)}, {"shape", entry.shape}});
+  }
+  for (const auto& [key, value] : file->metadata()) metadata[key] = value;
+  return {{"kind", "torch"},
+          {"numbers", numbers},
+          {"key", file->key()},
+          {"metadata", metadata},
+          {"tensors", tensors}};
 }
 
 /// Latents that are normalised have mean near 0 and deviation near 1; raw ones do not.
@@ -203,6 +219,7 @@ Json inspect_content(const std::filesystem::path& path) {
   const std::string suffix = path.extension().string();
   VALIDATE(!head.empty(), "{}: the file is empty: nothing to inspect", path.string());
   if (head.rfind("\x89HDF\r\n\x1a\n", 0) == 0 || suffix == ".h5") return inspect_hdf5(path);
+  if (is_torch_file(std::as_bytes(std::span(head)))) return inspect_torch(path);
   if (suffix == ".safetensors" || (head.size() > 9 && head[8] == '{' && head[7] == '\0'))
     return inspect_safetensors(path);
   static const std::set<std::string> videos{".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v"};
@@ -211,7 +228,8 @@ Json inspect_content(const std::filesystem::path& path) {
   if (suffix == ".json") return inspect_json(path, start == std::string::npos ? ' ' : head[start]);
   if (suffix == ".csv") return inspect_table(path);
   VALIDATE(suffix == ".txt" || suffix == ".tsv",
-           "{}: no kind of file that is known here: expected safetensors, HDF5, a video, JSON, CSV or a "
+           "{}: no kind of file that is known here: expected safetensors, a file of torch.save, HDF5, a "
+           "video, JSON, CSV or a "
            "prompt list",
            path.string());
   if (suffix == ".txt" && looks_like_listing(read_file(path)))

@@ -145,8 +145,8 @@ class ZipReader {
              "{}: entry \"{}\" has zip flags {:#x}, not of torch.save: save it again", where_, header.name,
              header.flags);
     VALIDATE(method == 0 && stored == header.size,
-             "{}: entry \"{}\" is compressed (it could not be mapped, and might unpack to any size): save "
-             "the file again with torch.save",
+             "{}: entry \"{}\" is compressed (it could not be mapped, and might unpack to any size; "
+             "programs of TorchScript are): save model.state_dict() with torch.save",
              where_, header.name);
     VALIDATE(number16(position + 34) == 0, "{}: entry \"{}\" lies on another disk: join the archive's parts",
              where_, header.name);
