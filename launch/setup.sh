@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what the build needs, once: Debian packages (as root, or by sudo without a password) and a Python environment
-# that holds the pinned LibTorch. With --tests also what the tests compare with. Repeated calls take a moment.
+# that holds the pinned LibTorch. With --tests also what the tests compare with, with --fuzz also clang and libFuzzer.
+# Repeated calls take a moment.
 #
-#   eval "$(launch/setup.sh [--tests])"      # sets SURGERY_TORCH_DIR and SURGERY_PYTHON
+#   eval "$(launch/setup.sh [--tests|--fuzz])"      # sets SURGERY_TORCH_DIR and SURGERY_PYTHON
 #
 # SURGERY_DEPS         where the environment goes (default ${XDG_CACHE_HOME:-~/.cache}/surgery)
 # SURGERY_SKIP_APT=1   never call apt-get: the system (or a module) has the compiler, MPI, HDF5, Boost, ...
@@ -17,7 +18,8 @@ packages=()
 case "${1:-}" in
   "") ;;
   --tests) requirements+=("$root/tests/requirements.txt"); packages=(slurm-wlm munge); kind=tests ;;
-  *) echo "setup.sh: unknown option $1 (only --tests is known)" >&2; exit 64 ;;
+  --fuzz) packages=(clang-14 libclang-rt-14-dev) ;;
+  *) echo "setup.sh: unknown option $1 (--tests and --fuzz are known)" >&2; exit 64 ;;
 esac
 
 packages+=(g++ cmake ninja-build ccache mold git pkg-config python3-venv

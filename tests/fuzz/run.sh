@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Fuzzes the readers of foreign files with libFuzzer under AddressSanitizer and UBSan: safetensors, torch.save archives,
+# their pickles alone, strict JSON. Needs neither LibTorch's libraries nor a build of the program.
+#
+#   tests/fuzz/run.sh [RUNS] [TARGET...]            inputs for each target (default 1,000,000); all targets by default
+#   tests/fuzz/run.sh --seconds N [TARGET...]       the same by time
+#
+# Inputs have at most 4 KiB, and no reader may take 2 MB in one piece for them: an allocation that the file's size does
+# not justify is a failure like any other. What was found lies in build/fuzz/: corpus/TARGET is used again, inputs that
+# failed are TARGET-crash-*, TARGET-oom-*, ... Exit code 77: there is no clang with libFuzzer here.
+#
+# SURGERY_FUZZ_INSTALL=0   do not let launch/setup.sh --fuzz install clang; SURGERY_TORCH_DIR (for the headers of fmt)
+#                          and SURGERY_PYTHON say what it otherwise says
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+cd "$root"
+stop=-runs=1000000
+if [[ ${1:-} == --seconds ]]; then
+  [[ ${2:-} =~ ^[0-9]+$ ]] || { echo "run.sh: --seconds needs a whole number" >&2; exit 64; }
+  stop=-max_total_time=$2
+  shift 2
+elif [[ ${1:-} =~ ^[0-9]+$ ]]; then
+  stop=-runs=$1
+  shift
+fi
+targets=("$@")
+((${#targets[@]})) || targets=(safetensors torch_file pickle strict_json)
+for target in "${targets[@]}"; do
+  [[ -e tests/fuzz/${target}_fuzz.cpp ]] || { echo "run.sh: no target $target in tests/fuzz" >&2; exit 64; }
+done
+if [[ ${SURGERY_FUZZ_INSTALL:-1} == 1 ]]; then
+  exports=$(launch/setup.sh --fuzz)
+  eval "$exports"
+fi
+
+out=build/fuzz
+mkdir -p "$out/objects"
+exec 9>"$out/lock"
+flock 9  # two calls at once would write the same objects
+echo 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) { return 0; }' >"$out/probe.cpp"
+compiler=
+for candidate in clang++-14 clang++; do
+  if command -v "$candidate" >/dev/null && "$candidate" -fsanitize=fuzzer,address,undefined "$out/probe.cpp" -o "$out/probe" 2>/dev/null; then
+    compiler=$candidate
+    break
+  fi
+done
+[[ -n $compiler ]] || { echo "left out: no clang with libFuzzer here (Debian: clang-14 libclang-rt-14-dev)"; exit 77; }
+
+cache=()
+command -v ccache >/dev/null && cache=(ccache)
+compile() {
+  "${cache[@]}" "$compiler" -std=c++20 -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all \
+    -DFMT_HEADER_ONLY -Isrc -Itests/fuzz -isystem "$SURGERY_TORCH_DIR/include" -c "$1" -o "$2" 9>&-
+}
+sources=(src/base/{errors,log,utf8}.cpp
+         src/storage/{atomic_file,dtype,mapped_file,pickle,safetensors,strict_json,torch_content,zip_archive}.cpp)
+objects=()
+for source in "${sources[@]}"; do
+  objects+=("$out/objects/$(basename "$source" .cpp).o")
+  compile "$source" "${objects[-1]}"
+done
+"${SURGERY_PYTHON:-python3}" tests/fuzz/seeds.py "$out/seeds"
+
+export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
+for target in "${targets[@]}"; do
+  compile "tests/fuzz/${target}_fuzz.cpp" "$out/objects/${target}_fuzz.o"
+  "$compiler" -fsanitize=fuzzer,address,undefined "${objects[@]}" "$out/objects/${target}_fuzz.o" -o "$out/$target"
+  mkdir -p "$out/corpus/$target"
+  echo "== $target"
+  if ! "$out/$target" "$stop" -max_len=4096 -timeout=10 -malloc_limit_mb=2 -rss_limit_mb=1024 -dict="$out/seeds/words" \
+    -artifact_prefix="$out/$target-" -print_final_stats=1 -verbosity=0 -print_funcs=0 \
+    "$out/corpus/$target" "$out/seeds/$target" >"$out/$target.log" 2>&1; then
+    tail -n 60 "$out/$target.log"
+    echo "run.sh: $target failed; its log is $out/$target.log" >&2
+    exit 1
+  fi
+  grep '^stat::' "$out/$target.log"
+done

@@ -1,0 +1,122 @@
+"""Small valid inputs for the fuzzers, and a dictionary of their words: seeds.py FOLDER, with nothing but Python itself.
+
+Writes FOLDER/TARGET/NAME for each target and FOLDER/words.
+"""
+import collections
+import io
+import json
+import pathlib
+import pickle
+import sys
+import types
+import zipfile
+
+STORAGES = ("FloatStorage", "BFloat16Storage", "HalfStorage", "LongStorage", "BoolStorage")
+WIDTHS = (4, 2, 2, 8, 1)
+
+
+def make_torch():
+    """Just enough of torch's names that pickles look like those of torch.save."""
+    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+    for name in STORAGES:
+        setattr(torch, name, type(name, (), {"__module__": "torch"}))
+    for name in ("_rebuild_tensor_v2", "_rebuild_parameter"):
+        function = types.FunctionType((lambda *arguments: None).__code__, {}, name)
+        function.__module__, function.__qualname__ = "torch._utils", name
+        setattr(utils, name, function)
+    sys.modules["torch"], sys.modules["torch._utils"] = torch, utils
+    return torch, utils
+
+
+TORCH, UTILS = make_torch()
+
+
+class Storage:
+    def __init__(self, kind, key, elements):
+        self.identity = ("storage", getattr(TORCH, kind), key, "cpu", elements)
+
+
+class Tensor:
+    def __init__(self, storage, offset, shape, strides):
+        self.arguments = (storage, offset, shape, strides, False, collections.OrderedDict())
+
+    def __reduce__(self):
+        return UTILS._rebuild_tensor_v2, self.arguments
+
+
+class Parameter:
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __reduce__(self):
+        return UTILS._rebuild_parameter, (self.tensor, True, collections.OrderedDict())
+
+
+class Pickler(pickle.Pickler):
+    def persistent_id(self, value):
+        return value.identity if isinstance(value, Storage) else None
+
+
+def pickled(value, protocol):
+    out = io.BytesIO()
+    Pickler(out, protocol).dump(value)
+    return out.getvalue()
+
+
+def state_dicts():
+    """name -> value, of tensors over storages "0" (fp32), "1" (bf16), ... with 6 elements each."""
+    storages = [Storage(kind, str(i), 6) for i, kind in enumerate(STORAGES)]
+    ordered = collections.OrderedDict((f"w{i}", Tensor(s, 0, (2, 3), (3, 1))) for i, s in enumerate(storages))
+    ordered._metadata = collections.OrderedDict([("", {"version": 1})])
+    views = {"turned": Tensor(storages[0], 0, (3, 2), (1, 3)), "row": Tensor(storages[0], 3, (3,), (1,)),
+             "none": Tensor(storages[0], 6, (0, 4), (4, 1)), "scalar": Tensor(storages[0], 5, (), ()),
+             "parameter": Parameter(Tensor(storages[0], 0, (6,), (1,)))}
+    return {"ordered": ordered, "views": views,
+            "nested": {"epoch": 3, "rate": 0.5, "notes": [1, (2, None), "é"], "big": -2**40, "state_dict": views}}
+
+
+def archived(content):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        records = {"data.pkl": content, "byteorder": b"little", "version": b"3\n"}
+        records |= {f"data/{i}": bytes(range(6 * width)) for i, width in enumerate(WIDTHS)}
+        for name, record in records.items():
+            archive.writestr(zipfile.ZipInfo(f"a/{name}"), record)
+    return out.getvalue()
+
+
+def container(header, data_bytes):
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(data_bytes)
+
+
+def seeds():
+    """target -> name -> bytes"""
+    entry = lambda dtype, shape, begin, end: {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    safetensors = {"empty": container({}, 0), "one": container({"w": entry("F32", [2, 2], 0, 16)}, 16),
+                   "two": container({"__metadata__": {"format": "pt"}, "a": entry("BF16", [3], 0, 6),
+                                     "b": entry("U8", [], 6, 7), "c": entry("I64", [0, 4], 7, 7)}, 7)}
+    texts = ['{}', '[1,-2.5e3,true,null,"\\u00e9\\ud83d\\ude00"]', '{"a":{"b":[{"c":"d"}]},"e":"é"}', '18446744073709551615']
+    pickles = {f"{name}-{protocol}": pickled(value, protocol) for name, value in state_dicts().items()
+               for protocol in (2, 4, 5)}
+    return {"safetensors": safetensors, "strict_json": {str(i): text.encode() for i, text in enumerate(texts)},
+            "pickle": pickles, "torch_file": {name: archived(content) for name, content in pickles.items()}}
+
+
+WORDS = ["storage", "torch\n", "FloatStorage\n", "torch._utils\n_rebuild_tensor_v2\n", "torch._utils\n_rebuild_parameter\n",
+         "collections\nOrderedDict\n", "cpu", "data_offsets", "dtype", "shape", "__metadata__", "BF16", "F8_E4M3",
+         "a/data.pkl", "a/data/0", "a/byteorder", "PK\x01\x02", "PK\x03\x04", "PK\x05\x06", "PK\x06\x06", "PK\x06\x07",
+         "\x7f\xff\xff\xff\xff\xff\xff\xff", "\\ud800", "18446744073709551615"]
+
+
+def main(folder):
+    for target, inputs in seeds().items():
+        (folder / target).mkdir(parents=True, exist_ok=True)
+        for name, content in inputs.items():
+            (folder / target / name).write_bytes(content)
+    escaped = ("".join(c if c.isascii() and (c.isalnum() or c in "._/") else f"\\x{ord(c):02x}" for c in word) for word in WORDS)
+    (folder / "words").write_text("".join(f'"{word}"\n' for word in escaped))
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))

@@ -1,0 +1,14 @@
+#include "fuzz.h"
+#include "storage/torch_file.h"
+
+/// A torch.save archive, zip and pickle; every element of what passes lies within the file.
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace surgery;
+  return fuzz(data, size, [](std::span<const std::byte> file) {
+    for (const auto& [name, entry] : read_torch_content(file, "input").entries) {
+      require(shape_bytes(entry.shape, entry.dtype, name) <= file.size());
+      require(entry.shape.size() == entry.strides.size());
+      touch(file.subspan(entry.begin, entry.end - entry.begin));
+    }
+  });
+}
