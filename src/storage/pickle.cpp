@@ -87,7 +87,11 @@ class PickleMachine {
   }
   int64_t long_number() {  // two's complement of any width
     const size_t width = number(1);
-    if (width > 8) fail("a whole number of {} bytes, at most 8 are read (not of a state dict)", width);
+    if (width > 8)
+      fail(
+          "a whole number of {} bytes, at most 8 are read (not of a state dict): save only "
+          "model.state_dict()",
+          width);
     if (width == 0) return 0;
     const unsigned unused = 64 - 8 * static_cast<unsigned>(width);
     return static_cast<int64_t>(number(width) << unused) >> unused;
@@ -131,7 +135,8 @@ class PickleMachine {
     push(result);
   }
   void mark() {
-    if (marks_.size() >= kMarkLimit) fail("containers nested deeper than {} (hostile file?)", kMarkLimit);
+    if (marks_.size() >= kMarkLimit)
+      fail("containers nested deeper than {} (hostile file?): check its source", kMarkLimit);
     marks_.push_back(stack_.size());
   }
   /// The number of values above the last mark, which is taken away.
@@ -169,7 +174,8 @@ class PickleMachine {
       links_[container.last].next = link;
     container.last = link;
     container.depth = std::max(container.depth, static_cast<uint8_t>(values_[item].depth + 1));
-    if (container.depth > kDepthLimit) fail("containers nested deeper than {} (hostile file?)", kDepthLimit);
+    if (container.depth > kDepthLimit)
+      fail("containers nested deeper than {} (hostile file?): check its source", kDepthLimit);
   }
   /// Makes a container of the topmost `count` values.
   void push_of(Kind kind, size_t count) {
@@ -252,7 +258,7 @@ class PickleMachine {
     need(1);
     limit(memo_.size(), "memo slots");
     if (slot > memo_.size())
-      fail("memo slot {} before slot {} (damaged or hostile pickle)", slot, memo_.size());
+      fail("memo slot {} before slot {} (damaged or hostile pickle): check its source", slot, memo_.size());
     if (slot == memo_.size())
       memo_.push_back(stack_.back());
     else

@@ -1,5 +1,3 @@
-#include "storage/torch_file.h"
-
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -9,6 +7,7 @@
 
 #include "base/errors.h"
 #include "storage/pickle.h"
+#include "storage/torch_file.h"
 #include "storage/zip_archive.h"
 
 namespace surgery {
@@ -17,7 +16,8 @@ namespace {
 using Kind = Pickle::Kind;
 using Index = Pickle::Index;
 
-constexpr uint32_t kPlainLimit = 1000;  // values beside the tensors, and beside a nested state dict
+// Plain values beside the tensors; entries of a dict that is searched for a state dict.
+constexpr uint32_t kPlainLimit = 1000, kSearchLimit = 100;
 constexpr std::string_view kPickleName = "data.pkl";
 constexpr std::string_view kRebuildTensor = "torch._utils._rebuild_tensor_v2";
 constexpr std::string_view kRebuildParameter = "torch._utils._rebuild_parameter";
@@ -134,7 +134,7 @@ class TorchReader {
     if (pickle_.kind(root) != Kind::dict)
       fail("holds a {}, not a dict of tensors: save model.state_dict()", kind_name(pickle_.kind(root)));
     if (holds_tensors(root)) return {"", root};
-    if (pickle_.size(root) > 2 * kPlainLimit)
+    if (pickle_.size(root) > 2 * kSearchLimit)
       fail("holds no tensors among many values: save model.state_dict()");
     std::optional<std::pair<std::string, Index>> found;
     const std::vector<Index> items = pickle_.items(root);
@@ -168,7 +168,8 @@ class TorchReader {
     else
       fail("\"{}\" beside the tensors is a {} that is not read: save model.state_dict()", name,
            kind_name(pickle_.kind(value)));
-    if (content.entries.size() > kTensorLimit) fail("more than {} tensors (hostile file?)", kTensorLimit);
+    if (content.entries.size() > kTensorLimit)
+      fail("more than {} tensors (hostile file?): check its source", kTensorLimit);
   }
   std::string plain_text(Index value) const {
     switch (pickle_.kind(value)) {
