@@ -7,6 +7,9 @@
 
 #include "base/errors.h"
 #include "storage/atomic_file.h"
+#include "wan/checkpoint.h"
+#include "wan/sizes_from_tensors.h"
+#include "wan/tensor_names.h"
 
 namespace surgery {
 namespace {
@@ -21,23 +24,27 @@ std::string block_name(int64_t layer, int part, std::string_view name) {
   return fmt::format("encoder.block.{}.layer.{}.{}.weight", layer, part, name);
 }
 
-std::map<std::string, std::vector<int64_t>> parameter_shapes(const TextEncoderConfig& config) {
-  const int64_t inner = config.num_heads * config.d_kv;
-  std::map<std::string, std::vector<int64_t>> shapes{{kEmbedding, {config.vocab_size, config.d_model}},
-                                                     {kFinalNorm, {config.d_model}}};
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    for (const char* name : {"q", "k", "v"})
-      shapes[block_name(layer, 0, fmt::format("SelfAttention.{}", name))] = {inner, config.d_model};
-    shapes[block_name(layer, 0, "SelfAttention.o")] = {config.d_model, inner};
-    shapes[block_name(layer, 0, "SelfAttention.relative_attention_bias")] = {
-        config.relative_attention_num_buckets, config.num_heads};
-    shapes[block_name(layer, 0, "layer_norm")] = {config.d_model};
-    for (const char* name : {"wi_0", "wi_1"})
-      shapes[block_name(layer, 1, fmt::format("DenseReluDense.{}", name))] = {config.d_ff, config.d_model};
-    shapes[block_name(layer, 1, "DenseReluDense.wo")] = {config.d_model, config.d_ff};
-    shapes[block_name(layer, 1, "layer_norm")] = {config.d_model};
+/// Without what other programs keep beside the encoder: the tied copy of the embedding, a decoder, and the
+/// tokenizer's model of ComfyUI's files.
+TensorMap without_unused(TensorMap tensors) {
+  if (const auto tied = tensors.find(kTiedEmbedding); tied != tensors.end()) {
+    tensors.emplace(kEmbedding, tied->second);
+    tensors.erase(tied);
   }
-  return shapes;
+  std::erase_if(tensors, [](const auto& item) {
+    return item.first.starts_with("decoder.") || item.first.starts_with("lm_head.") ||
+           item.first == "spiece_model";
+  });
+  return tensors;
+}
+
+TextEncoderConfig config_of(const PartFiles& files, const TensorMap& tensors) {
+  const std::string where = files.place().string();
+  if (!files.config.empty())
+    return TextEncoderConfig::from_json(read_file(files.config), files.config.string());
+  if (const std::string text = stored_config(files); !text.empty())
+    return TextEncoderConfig::from_json(text, where + ": its " + kStoredConfig);
+  return text_encoder_sizes(tensors, files.naming, where);
 }
 
 /// x over its root mean square, statistics in fp32, rounded once to the weight's dtype.
@@ -60,6 +67,25 @@ at::Tensor relative_buckets(int64_t length, const TextEncoderConfig& config) {
 
 }  // namespace
 
+std::map<std::string, std::vector<int64_t>> text_encoder_parameter_shapes(const TextEncoderConfig& config) {
+  const int64_t inner = config.num_heads * config.d_kv;
+  std::map<std::string, std::vector<int64_t>> shapes{{kEmbedding, {config.vocab_size, config.d_model}},
+                                                     {kFinalNorm, {config.d_model}}};
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    for (const char* name : {"q", "k", "v"})
+      shapes[block_name(layer, 0, fmt::format("SelfAttention.{}", name))] = {inner, config.d_model};
+    shapes[block_name(layer, 0, "SelfAttention.o")] = {config.d_model, inner};
+    shapes[block_name(layer, 0, "SelfAttention.relative_attention_bias")] = {
+        config.relative_attention_num_buckets, config.num_heads};
+    shapes[block_name(layer, 0, "layer_norm")] = {config.d_model};
+    for (const char* name : {"wi_0", "wi_1"})
+      shapes[block_name(layer, 1, fmt::format("DenseReluDense.{}", name))] = {config.d_ff, config.d_model};
+    shapes[block_name(layer, 1, "DenseReluDense.wo")] = {config.d_model, config.d_ff};
+    shapes[block_name(layer, 1, "layer_norm")] = {config.d_model};
+  }
+  return shapes;
+}
+
 int64_t relative_position_bucket(int64_t relative, int64_t buckets, int64_t max_distance) {
   const int64_t half = buckets / 2, exact = half / 2;
   const int64_t side = relative > 0 ? half : 0, distance = std::abs(relative);
@@ -78,37 +104,31 @@ int64_t relative_position_bucket(int64_t relative, int64_t buckets, int64_t max_
   return side + std::min(half - 1, exact + static_cast<int64_t>(std::floor(position + 1e-6)));
 }
 
-TextEncoder::TextEncoder(TextEncoderConfig config, TensorMap parameters) : config_(config) {
-  if (!parameters.contains(kEmbedding) && parameters.contains(kTiedEmbedding))
-    parameters[kEmbedding] = parameters[kTiedEmbedding];
-  for (const auto& [name, shape] : parameter_shapes(config_)) {
-    const auto found = parameters.find(name);
-    VALIDATE(found != parameters.end(),
-             "text encoder: tensor \"{}\" is missing (incomplete or foreign model)", name);
-    VALIDATE(found->second.sizes() == at::IntArrayRef(shape),
-             "text encoder: tensor \"{}\" is {} instead of {} (config.json of another model?)", name,
-             fmt::streamed(found->second.sizes()), fmt::streamed(at::IntArrayRef(shape)));
-    parameters_[name] = found->second;
-  }
+TextEncoder::TextEncoder(TextEncoderConfig config, TensorMap parameters)
+    : config_(config), parameters_(without_unused(std::move(parameters))) {
+  check_parameters("text encoder", text_encoder_parameter_shapes(config_), parameters_);
 }
 
-TextEncoder TextEncoder::load(const fs::path& folder) {
-  const fs::path inside = fs::is_directory(folder / "text_encoder") ? folder / "text_encoder" : folder;
-  const fs::path config = inside / "config.json";
-  const auto sizes = TextEncoderConfig::from_json(read_file(config), config.string());
-  auto parameters = TensorStore::open_folder(inside, kStem).all();
-  try {
-    return TextEncoder(sizes, std::move(parameters));
-  } catch (const Error& error) {
-    throw Error(error.code(), inside.string() + ": " + error.what());
-  }
+TextEncoder TextEncoder::load(const fs::path& where) {
+  const PartFiles files = require_part(ModelPart::text_encoder, where);
+  TensorMap tensors = without_unused(read_part(files));
+  const TextEncoderConfig config = config_of(files, tensors);
+  return TextEncoder(config, to_our_names(files, std::move(tensors), text_encoder_names(config),
+                                          text_encoder_parameter_shapes(config)));
+}
+
+TextEncoderConfig TextEncoder::read_config(const fs::path& where) {
+  if (const auto file = config_alone(ModelPart::text_encoder, where); !file.empty())
+    return TextEncoderConfig::from_json(read_file(file), file.string());
+  const PartFiles files = require_part(ModelPart::text_encoder, where);
+  return config_of(files, without_unused(read_part(files)));
 }
 
 TextEncoder TextEncoder::random(const TextEncoderConfig& config, RandomKey key) {
   // Rows stay close to their words: what attention and FFN add is a tenth of the residual stream.
   constexpr double kOutputScale = 0.1;
   TensorMap parameters;
-  for (const auto& [name, shape] : parameter_shapes(config)) {
+  for (const auto& [name, shape] : text_encoder_parameter_shapes(config)) {
     if (shape.size() == 1) {
       parameters[name] = at::ones(shape);
       continue;
@@ -125,14 +145,15 @@ TextEncoder TextEncoder::random(const TextEncoderConfig& config, RandomKey key) 
   return TextEncoder(config, std::move(parameters));
 }
 
-void TextEncoder::save(const fs::path& folder, at::ScalarType dtype) const {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) fail_io("{}: cannot be made: {}", folder.string(), error.message());
-  TensorMap converted;
-  for (const auto& [name, tensor] : parameters_) converted[name] = tensor.to(dtype);
-  save_tensors(folder / (std::string(kStem) + ".safetensors"), converted, {{"format", "pt"}});
-  write_file(folder / "config.json", config_.to_json());
+void TextEncoder::save(const fs::path& folder, at::ScalarType dtype, const SaveAs& as) const {
+  const TensorNames names = text_encoder_names(config_);
+  std::vector<SavedTensor> tensors;
+  for (const auto& [name, tensor] : parameters_)
+    tensors.push_back({as.naming == Naming::wan ? names.to_wan().at(name) : name, tensor, dtype});
+  std::map<std::string, std::string> metadata;
+  if (as.config_inside) metadata[kStoredConfig] = config_.to_json();
+  write_weights(folder, as.stem.empty() ? kStem : as.stem, tensors, as.shard_bytes, metadata);
+  if (!as.config_inside) write_file(folder / "config.json", config_.to_json());
 }
 
 void TextEncoder::to(at::Device device, at::ScalarType dtype) {

@@ -1,5 +1,6 @@
 #pragma once
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -7,6 +8,7 @@
 #include "base/random.h"
 #include "base/tensor.h"
 #include "storage/tensor_store.h"
+#include "wan/weights_writer.h"
 
 namespace surgery {
 
@@ -27,10 +29,13 @@ int64_t relative_position_bucket(int64_t relative, int64_t buckets, int64_t max_
 class TextEncoder {
  public:
   TextEncoder(TextEncoderConfig config, TensorMap parameters);
-  /// From a folder that holds text_encoder/, or from the component's own; tensors in the dtype of the file.
-  static TextEncoder load(const std::filesystem::path& folder);
+  /// From wherever find_part (wan/checkpoint.h) finds it, in any layout; tensors in the dtype of the file,
+  /// mapped.
+  static TextEncoder load(const std::filesystem::path& where);
+  /// Its configuration alone; no weights are needed where a text_encoder/config.json tells it.
+  static TextEncoderConfig read_config(const std::filesystem::path& where);
   static TextEncoder random(const TextEncoderConfig& config, RandomKey key);
-  void save(const std::filesystem::path& folder, at::ScalarType dtype) const;
+  void save(const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as = {}) const;
   const TextEncoderConfig& config() const { return config_; }
   TensorMap& parameters() { return parameters_; }
   void to(at::Device device, at::ScalarType dtype);
@@ -42,6 +47,9 @@ class TextEncoder {
   TensorMap parameters_;
 };
 
+/// Every parameter's name (transformers') and shape at a configuration.
+std::map<std::string, std::vector<int64_t>> text_encoder_parameter_shapes(const TextEncoderConfig& config);
+
 /// Wan's text cleaning (diffusers' WanPipeline, without ftfy): HTML-unescape twice, collapse whitespace,
 /// strip. Error{data} if not UTF-8.
 std::string clean_prompt(const std::string& prompt);
@@ -50,7 +58,8 @@ std::string clean_prompt(const std::string& prompt);
 /// incl. EOS.
 class Tokenizer {
  public:
-  /// spiece.model and tokenizer_config.json, from a folder that holds tokenizer/ or from the tokenizer's own.
+  /// spiece.model and tokenizer_config.json, from a folder that holds tokenizer/ or google/umt5-xxl/ (the
+  /// original layout), or from the tokenizer's own.
   static Tokenizer load(const std::filesystem::path& folder);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
@@ -63,6 +72,9 @@ class Tokenizer {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+/// model_max_length of the tokenizer_config.json there; 512, Wan's own, where it was saved without a limit.
+int64_t tokenizer_max_length(const std::filesystem::path& folder);
 
 /// Trains a SentencePiece unigram model on lines (ids pad 0, eos 1, bos 2, unk 3) and writes a folder that
 /// transformers' AutoTokenizer loads too. Few lines may give fewer pieces than `vocab_size`. Equal lines give

@@ -7,6 +7,7 @@
 #include "base/errors.h"
 #include "storage/atomic_file.h"
 #include "storage/strict_json.h"
+#include "wan/checkpoint.h"
 #include "wan/text_encoder.h"
 
 namespace surgery {
@@ -19,8 +20,10 @@ constexpr const char* kModel = "spiece.model";
 constexpr const char* kConfig = "tokenizer_config.json";
 constexpr int64_t kWanLength = 512;
 
-/// Tokenizers saved without a limit carry a huge number there; Wan's own length is taken then.
-int64_t read_max_length(const fs::path& path) {
+}  // namespace
+
+int64_t tokenizer_max_length(const fs::path& folder) {
+  const fs::path path = find_tokenizer(folder) / kConfig;
   const Json config = read_json_file(path.string());
   VALIDATE(config.is_object(), "{}: is no JSON object (damaged file): download it again", path.string());
   const Json length = config.value("model_max_length", Json(kWanLength));
@@ -29,6 +32,8 @@ int64_t read_max_length(const fs::path& path) {
            length.dump());
   return length.get<double>() > 1e6 ? kWanLength : length.get<int64_t>();
 }
+
+namespace {
 
 /// SentencePiece reads its sentences from here.
 class LineIterator : public sentencepiece::SentenceIterator {
@@ -82,10 +87,10 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 
 Tokenizer Tokenizer::load(const fs::path& folder) {
-  const fs::path inside = fs::is_directory(folder / "tokenizer") ? folder / "tokenizer" : folder;
+  const fs::path inside = find_tokenizer(folder);
   Tokenizer tokenizer;
   State& state = *tokenizer.state_;
-  state.max_length = read_max_length(inside / kConfig);
+  state.max_length = tokenizer_max_length(inside);
   const std::string model = read_file(inside / kModel);
   const auto status = state.processor.LoadFromSerializedProto(model);
   VALIDATE(status.ok(), "{}: not a SentencePiece model (damaged or foreign file): download it again ({})",

@@ -12,6 +12,7 @@
 #include "base/tensor.h"
 #include "storage/tensor_store.h"
 #include "wan/rope.h"
+#include "wan/weights_writer.h"
 
 namespace surgery {
 
@@ -38,6 +39,8 @@ struct TransformerConfig {
   static TransformerConfig from_json(const std::string& text,
                                      const std::string& where);  ///< Error{data} names keys
   std::string to_json() const;
+  /// The original Wan2.1's config.json, which `from_json` reads too. `text_length`: rows of padded text.
+  std::string to_wan_json(int64_t text_length = 512) const;
 };
 
 /// Every parameter's name (diffusers') and shape at a configuration, phi of its hybrid blocks included.
@@ -59,11 +62,14 @@ class Transformer {
  public:
   Transformer(TransformerConfig config,
               TensorMap parameters);  ///< checks names and shapes; Error{data} lists all faults
-  /// A diffusers folder (with transformer/ inside) or the transformer's own folder; parameters stay mapped.
-  static Transformer load(const std::filesystem::path& folder);
+  /// From wherever find_part (wan/checkpoint.h) finds it, in any layout; parameters stay mapped.
+  static Transformer load(const std::filesystem::path& where);
+  /// Its configuration alone; no weights are needed where a transformer/config.json tells it.
+  static TransformerConfig read_config(const std::filesystem::path& where);
   static Transformer random(const TransformerConfig& config,
                             RandomKey key);  ///< initial weights for pretraining
-  void save(const std::filesystem::path& folder, at::ScalarType dtype) const;  ///< config.json + safetensors
+  /// config.json and weights; what `kept_in_fp32` names is at least fp32 whatever the dtype.
+  void save(const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as = {}) const;
 
   const TransformerConfig& config() const { return config_; }
   TensorMap& parameters() { return parameters_; }

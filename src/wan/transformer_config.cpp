@@ -131,30 +131,71 @@ Json parse_object(const std::string& text, const std::string& where) {
   return json;
 }
 
+/// The original Wan2.1's config.json; what it leaves out is a default of wan/modules/model.py.
+void read_wan(KeyReader& reader, TransformerConfig& config, std::vector<std::string>& faults) {
+  reader.only("model_type", "t2v");
+  reader.only("qk_norm", true);
+  reader.only("window_size", Json::array({-1, -1}));
+  int64_t dim = config.dim();
+  reader.positive("dim", dim, Presence::required);
+  reader.positive("num_heads", config.num_attention_heads, Presence::required);
+  if (dim % config.num_attention_heads != 0)
+    faults.push_back(
+        fmt::format("dim {} must be a multiple of num_heads {}", dim, config.num_attention_heads));
+  config.attention_head_dim = dim / config.num_attention_heads;
+  reader.positive("in_dim", config.in_channels, Presence::optional);
+  reader.positive("out_dim", config.out_channels, Presence::optional);
+  reader.positive("text_dim", config.text_dim, Presence::optional);
+  if (reader.find("patch_size", Presence::optional)) reader.patch("patch_size", config.patch_size);
+}
+
+void read_diffusers(KeyReader& reader, TransformerConfig& config) {
+  reader.only("_class_name", "WanTransformer3DModel");
+  reader.positive("num_attention_heads", config.num_attention_heads, Presence::required);
+  reader.positive("attention_head_dim", config.attention_head_dim, Presence::required);
+  reader.positive("in_channels", config.in_channels, Presence::required);
+  config.out_channels = config.in_channels;  // null means the same in diffusers
+  reader.positive("out_channels", config.out_channels, Presence::optional);
+  reader.positive("text_dim", config.text_dim, Presence::required);
+  reader.patch("patch_size", config.patch_size);
+  reader.only("qk_norm", "rms_norm_across_heads");
+  for (const char* image_only : {"image_dim", "added_kv_proj_dim", "pos_embed_seq_len"})
+    reader.only(image_only, nullptr);
+}
+
+nlohmann::ordered_json hybrid_json(const HybridSettings& hybrid) {
+  auto rates = nlohmann::ordered_json::array();
+  for (const Rate rate : hybrid.rates) {
+    if (rate.is_linear())
+      rates.push_back("linear");
+    else
+      rates.push_back(rate.stride());
+  }
+  return {{"rates", rates},
+          {"phi_degree", hybrid.phi_degree},
+          {"phi_layers", hybrid.phi_layers},
+          {"phi_hidden_activation", "gelu"},
+          {"phi_output_activation", to_string(hybrid.phi_output_activation)},
+          {"stabilizer", to_string(hybrid.stabilizer)}};
+}
+
 }  // namespace
 
 TransformerConfig TransformerConfig::from_json(const std::string& text, const std::string& where) {
   const Json json = parse_object(text, where);
   std::vector<std::string> faults;
   KeyReader reader(json, "", faults);
-  reader.only("_class_name", "WanTransformer3DModel");
   TransformerConfig config;
   reader.positive("num_layers", config.num_layers, Presence::required, kMostLayers);
-  reader.positive("num_attention_heads", config.num_attention_heads, Presence::required);
-  reader.positive("attention_head_dim", config.attention_head_dim, Presence::required);
-  reader.positive("in_channels", config.in_channels, Presence::required);
-  config.out_channels = config.in_channels;  // null means the same in diffusers
-  reader.positive("out_channels", config.out_channels, Presence::optional);
+  if (json.value("_class_name", Json()) == "WanModel")
+    read_wan(reader, config, faults);
+  else
+    read_diffusers(reader, config);
   reader.positive("ffn_dim", config.ffn_dim, Presence::required);
   reader.positive("freq_dim", config.freq_dim, Presence::required);
-  reader.positive("text_dim", config.text_dim, Presence::required);
   reader.positive("rope_max_seq_len", config.rope_max_seq_len, Presence::optional);
   reader.positive("eps", config.eps);
   reader.boolean("cross_attn_norm", config.cross_attn_norm);
-  reader.patch("patch_size", config.patch_size);
-  reader.only("qk_norm", "rms_norm_across_heads");
-  for (const char* image_only : {"image_dim", "added_kv_proj_dim", "pos_embed_seq_len"})
-    reader.only(image_only, nullptr);
   if (config.attention_head_dim < 6 || config.attention_head_dim % 2 != 0)
     faults.push_back(fmt::format(
         "attention_head_dim must be even and at least 6 (RoPE splits it among three axes), not {}",
@@ -165,9 +206,9 @@ TransformerConfig TransformerConfig::from_json(const std::string& text, const st
     config.hybrid = read_hybrid(*hybrid, config.num_layers, faults);
   if (!faults.empty())
     fail_data(
-        "{}: {} (not a Wan2.1 text-to-video transformer's configuration): use the config.json of the "
-        "diffusers "
-        "layout that came with the weights",
+        "{}: {} (not a Wan2.1 text-to-video transformer's configuration): use the config.json that came with "
+        "the "
+        "weights",
         where, fmt::join(faults, "; "));
   return config;
 }
@@ -191,21 +232,30 @@ std::string TransformerConfig::to_json() const {
   json["qk_norm"] = "rms_norm_across_heads";
   json["rope_max_seq_len"] = rope_max_seq_len;
   json["text_dim"] = text_dim;
-  if (hybrid) {
-    auto rates = nlohmann::ordered_json::array();
-    for (const Rate rate : hybrid->rates) {
-      if (rate.is_linear())
-        rates.push_back("linear");
-      else
-        rates.push_back(rate.stride());
-    }
-    json["hybrid"] = {{"rates", rates},
-                      {"phi_degree", hybrid->phi_degree},
-                      {"phi_layers", hybrid->phi_layers},
-                      {"phi_hidden_activation", "gelu"},
-                      {"phi_output_activation", to_string(hybrid->phi_output_activation)},
-                      {"stabilizer", to_string(hybrid->stabilizer)}};
-  }
+  if (hybrid) json["hybrid"] = hybrid_json(*hybrid);
+  return json.dump(2) + "\n";
+}
+
+std::string TransformerConfig::to_wan_json(int64_t text_length) const {
+  const TransformerConfig usual;
+  nlohmann::ordered_json json;
+  json["_class_name"] = "WanModel";
+  json["dim"] = dim();
+  json["eps"] = eps;
+  json["ffn_dim"] = ffn_dim;
+  json["freq_dim"] = freq_dim;
+  json["in_dim"] = in_channels;
+  json["model_type"] = "t2v";
+  json["num_heads"] = num_attention_heads;
+  json["num_layers"] = num_layers;
+  json["out_dim"] = out_channels;
+  json["text_len"] = text_length;
+  // Wan's own file leaves these to the defaults of its code.
+  if (text_dim != usual.text_dim) json["text_dim"] = text_dim;
+  if (patch_size != usual.patch_size) json["patch_size"] = patch_size;
+  if (!cross_attn_norm) json["cross_attn_norm"] = false;
+  if (rope_max_seq_len != usual.rope_max_seq_len) json["rope_max_seq_len"] = rope_max_seq_len;
+  if (hybrid) json["hybrid"] = hybrid_json(*hybrid);
   return json.dump(2) + "\n";
 }
 

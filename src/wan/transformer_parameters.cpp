@@ -1,9 +1,11 @@
-#include <fmt/ranges.h>
-
 #include <cmath>
 
 #include "base/errors.h"
 #include "storage/atomic_file.h"
+#include "wan/checkpoint.h"
+#include "wan/parameter_check.h"
+#include "wan/sizes_from_tensors.h"
+#include "wan/tensor_names.h"
 #include "wan/transformer.h"
 
 namespace surgery {
@@ -42,42 +44,6 @@ void add_phi(Shapes& shapes, const std::string& prefix, const FeatureMapConfig& 
     shapes[fmt::format("{}{}.weight", prefix, l)] = {phi.heads, phi.features(), in};
     shapes[fmt::format("{}{}.bias", prefix, l)] = {phi.heads, phi.features()};
   }
-}
-
-/// "a, b, c and 12 more"
-std::string some_of(const std::vector<std::string>& names) {
-  constexpr size_t shown = 20;
-  if (names.size() <= shown) return fmt::format("{}", fmt::join(names, ", "));
-  return fmt::format("{} and {} more", fmt::join(names.begin(), names.begin() + shown, ", "),
-                     names.size() - shown);
-}
-
-void check_parameters(const TransformerConfig& config, const TensorMap& parameters) {
-  const Shapes shapes = transformer_parameter_shapes(config);
-  std::vector<std::string> missing, misshaped, unexpected, faults;
-  for (const auto& [name, shape] : shapes) {
-    const auto found = parameters.find(name);
-    if (found == parameters.end()) {
-      missing.push_back(name);
-    } else if (found->second.sizes() != at::IntArrayRef(shape)) {
-      misshaped.push_back(fmt::format("{} is [{}] instead of [{}]", name,
-                                      fmt::join(found->second.sizes(), ", "), fmt::join(shape, ", ")));
-    } else if (!found->second.is_floating_point()) {
-      misshaped.push_back(name + " is not of a floating-point type");
-    }
-  }
-  for (const auto& [name, tensor] : parameters)
-    if (!shapes.contains(name)) unexpected.push_back(name);
-  if (!missing.empty()) faults.push_back(fmt::format("{} missing: {}", missing.size(), some_of(missing)));
-  if (!misshaped.empty()) faults.push_back(fmt::format("{} wrong: {}", misshaped.size(), some_of(misshaped)));
-  if (!unexpected.empty())
-    faults.push_back(fmt::format("{} unexpected: {}", unexpected.size(), some_of(unexpected)));
-  if (!faults.empty())
-    fail_data(
-        "transformer: its tensors do not fit its config.json: {} (it would compute nonsense): use the "
-        "weights and "
-        "the config.json of one checkpoint, in the diffusers layout",
-        fmt::join(faults, "; "));
 }
 
 bool starts_with(const std::string& name, const char* prefix) {
@@ -146,19 +112,34 @@ bool kept_in_fp32(const std::string& parameter) {
 
 Transformer::Transformer(TransformerConfig config, TensorMap parameters)
     : config_(std::move(config)), parameters_(std::move(parameters)) {
-  check_parameters(config_, parameters_);
+  check_parameters("transformer", transformer_parameter_shapes(config_), parameters_);
 }
 
-Transformer Transformer::load(const std::filesystem::path& folder) {
-  const auto inside = std::filesystem::is_directory(folder / "transformer") ? folder / "transformer" : folder;
-  const auto file = inside / "config.json";
-  auto config = TransformerConfig::from_json(read_file(file), file.string());
-  auto parameters = TensorStore::open_folder(inside, weights_stem).all();
-  try {
-    return Transformer(std::move(config), std::move(parameters));
-  } catch (const Error& error) {
-    throw Error(error.code(), inside.string() + ": " + error.what());
-  }
+namespace {
+TransformerConfig config_of(const PartFiles& files, const TensorMap& tensors) {
+  const std::string where = files.place().string();
+  if (!files.config.empty())
+    return TransformerConfig::from_json(read_file(files.config), files.config.string());
+  if (const std::string text = stored_config(files); !text.empty())
+    return TransformerConfig::from_json(text, where + ": its " + kStoredConfig);
+  return transformer_sizes(tensors, where);
+}
+}  // namespace
+
+Transformer Transformer::load(const std::filesystem::path& where) {
+  const PartFiles files = require_part(ModelPart::transformer, where);
+  TensorMap tensors = read_part(files);
+  TransformerConfig config = config_of(files, tensors);
+  TensorMap parameters = to_our_names(files, std::move(tensors), transformer_names(config),
+                                      transformer_parameter_shapes(config));
+  return Transformer(std::move(config), std::move(parameters));
+}
+
+TransformerConfig Transformer::read_config(const std::filesystem::path& where) {
+  if (const auto file = config_alone(ModelPart::transformer, where); !file.empty())
+    return TransformerConfig::from_json(read_file(file), file.string());
+  const PartFiles files = require_part(ModelPart::transformer, where);
+  return config_of(files, read_part(files));
 }
 
 Transformer Transformer::random(const TransformerConfig& config, RandomKey key) {
@@ -178,14 +159,18 @@ Transformer Transformer::random(const TransformerConfig& config, RandomKey key) 
   return result;
 }
 
-void Transformer::save(const std::filesystem::path& folder, at::ScalarType dtype) const {
-  std::filesystem::create_directories(folder);
-  TensorMap converted;
+void Transformer::save(const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as) const {
+  const TensorNames names = transformer_names(config_);
+  std::vector<SavedTensor> tensors;
   for (const auto& [name, tensor] : parameters_)
-    converted[name] =
-        tensor.detach().to(at::kCPU, kept_in_fp32(name) ? at::promote_types(dtype, at::kFloat) : dtype);
-  save_tensors(folder / (std::string(weights_stem) + ".safetensors"), converted, {{"format", "pt"}});
-  write_file(folder / "config.json", config_.to_json());
+    tensors.push_back({as.naming == Naming::wan ? names.to_wan().at(name) : name, tensor,
+                       kept_in_fp32(name) ? at::promote_types(dtype, at::kFloat) : dtype});
+  std::map<std::string, std::string> metadata;
+  if (as.config_inside) metadata[kStoredConfig] = config_.to_json();
+  write_weights(folder, as.stem.empty() ? weights_stem : as.stem, tensors, as.shard_bytes, metadata);
+  if (!as.config_inside)
+    write_file(folder / "config.json",
+               as.naming == Naming::wan ? config_.to_wan_json(as.text_length) : config_.to_json());
 }
 
 std::vector<std::vector<at::Tensor>> Transformer::parameter_groups() {
@@ -247,7 +232,7 @@ void Transformer::make_hybrid(const HybridSettings& settings,
         parameters_[prefix + ".bias"] = map->bias[l].detach().to(options, false, true);
       }
   }
-  check_parameters(config_, parameters_);
+  check_parameters("transformer", transformer_parameter_shapes(config_), parameters_);
 }
 
 namespace {

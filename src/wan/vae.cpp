@@ -7,6 +7,9 @@
 
 #include "base/errors.h"
 #include "storage/atomic_file.h"
+#include "wan/checkpoint.h"
+#include "wan/sizes_from_tensors.h"
+#include "wan/tensor_names.h"
 #include "wan/vae_layers.h"
 
 namespace surgery {
@@ -16,32 +19,6 @@ constexpr const char* kStem = "diffusion_pytorch_model";
 
 std::string shape_text(at::IntArrayRef shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
-}
-
-/// Names and shapes as the configuration has them, nothing missing and nothing over.
-void check_parameters(const TensorMap& parameters, const VaeConfig& config, const std::string& where) {
-  const auto shapes = vae_parameter_shapes(config);
-  for (const auto& [name, shape] : shapes) {
-    const auto found = parameters.find(name);
-    VALIDATE(found != parameters.end(),
-             "{}: tensor {} is missing (the weights are not of this configuration): give a complete "
-             "AutoencoderKLWan",
-             where, name);
-    VALIDATE(found->second.sizes() == at::IntArrayRef(shape),
-             "{}: tensor {} has shape {}, the configuration needs {} (they do not belong together): give the "
-             "config.json of these weights",
-             where, name, shape_text(found->second.sizes()), shape_text(shape));
-    VALIDATE(found->second.is_floating_point(),
-             "{}: tensor {} holds {} (weights are floating point): give other weights", where, name,
-             c10::toString(found->second.scalar_type()));
-  }
-  for (const auto& [name, tensor] : parameters) {
-    VALIDATE(shapes.contains(name),
-             "{}: tensor {} has no place in this VAE (the weights are of another model or configuration): "
-             "give the "
-             "config.json of these weights",
-             where, name);
-  }
 }
 
 Vae::Posterior as_posterior(const at::Tensor& moments) {
@@ -95,19 +72,36 @@ void check_latents(const at::Tensor& latents, const VaeConfig& config) {
 Vae::Vae(VaeConfig config, TensorMap parameters)
     : config_(std::move(config)), parameters_(std::move(parameters)) {
   config_.check("VAE configuration");
-  check_parameters(parameters_, config_, "VAE");
+  check_parameters("VAE", vae_parameter_shapes(config_), parameters_);
   if (config_.latents_mean.empty()) config_.latents_mean.assign(config_.z_dim, 0.0);
   if (config_.latents_std.empty()) config_.latents_std.assign(config_.z_dim, 1.0);
 }
 
-Vae Vae::load(const std::filesystem::path& folder) {
-  const auto inside = std::filesystem::is_directory(folder / "vae") ? folder / "vae" : folder;
-  const auto where = inside / "config.json";
-  auto config = VaeConfig::from_json(read_file(where), where.string());
-  auto parameters = TensorStore::open_folder(inside, kStem).all();
-  check_parameters(parameters, config, inside.string());
+namespace {
+VaeConfig config_of(const PartFiles& files, const TensorMap& tensors) {
+  const std::string where = files.place().string();
+  if (!files.config.empty()) return VaeConfig::from_json(read_file(files.config), files.config.string());
+  if (const std::string text = stored_config(files); !text.empty())
+    return VaeConfig::from_json(text, where + ": its " + kStoredConfig);
+  return vae_sizes(tensors, where);
+}
+}  // namespace
+
+Vae Vae::load(const std::filesystem::path& where) {
+  const PartFiles files = require_part(ModelPart::vae, where);
+  TensorMap tensors = read_part(files);
+  VaeConfig config = config_of(files, tensors);
+  TensorMap parameters =
+      to_our_names(files, std::move(tensors), vae_names(config), vae_parameter_shapes(config));
   for (auto& [name, tensor] : parameters) tensor = tensor.to(at::kFloat);
   return Vae(std::move(config), std::move(parameters));
+}
+
+VaeConfig Vae::read_config(const std::filesystem::path& where) {
+  if (const auto file = config_alone(ModelPart::vae, where); !file.empty())
+    return VaeConfig::from_json(read_file(file), file.string());
+  const PartFiles files = require_part(ModelPart::vae, where);
+  return config_of(files, read_part(files));
 }
 
 Vae Vae::random(const VaeConfig& config, RandomKey key) {
@@ -126,12 +120,15 @@ Vae Vae::random(const VaeConfig& config, RandomKey key) {
   return Vae(config, std::move(parameters));
 }
 
-void Vae::save(const std::filesystem::path& folder, at::ScalarType dtype) const {
-  std::filesystem::create_directories(folder);
-  TensorMap converted;
-  for (const auto& [name, tensor] : parameters_) converted[name] = tensor.detach().to(dtype);
-  save_tensors(folder / (std::string(kStem) + ".safetensors"), converted, {{"format", "pt"}});
-  write_file(folder / "config.json", config_.to_json());
+void Vae::save(const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as) const {
+  const TensorNames names = vae_names(config_);
+  std::vector<SavedTensor> tensors;
+  for (const auto& [name, tensor] : parameters_)
+    tensors.push_back({as.naming == Naming::wan ? names.to_wan().at(name) : name, tensor, dtype});
+  std::map<std::string, std::string> metadata;
+  if (as.config_inside) metadata[kStoredConfig] = config_.to_json();
+  write_weights(folder, as.stem.empty() ? kStem : as.stem, tensors, as.shard_bytes, metadata);
+  if (!as.config_inside) write_file(folder / "config.json", config_.to_json());
 }
 
 void Vae::to(at::Device device, at::ScalarType dtype) {

@@ -7,6 +7,7 @@
 #include "base/random.h"
 #include "base/tensor.h"
 #include "storage/tensor_store.h"
+#include "wan/weights_writer.h"
 
 namespace surgery {
 
@@ -24,6 +25,8 @@ struct VaeConfig {
   std::string to_json() const;
   /// Throws Error{data} naming `where` for a size that no VAE can have, or a value that is not finite.
   void check(const std::string& where) const;
+  /// latents_mean and latents_std become Wan2.1's own. Error{data} when z_dim is not Wan2.1's.
+  void set_wan_statistics(const std::string& where);
   int64_t time_stride() const;   ///< frames per latent frame: 4
   int64_t space_stride() const;  ///< pixels per latent row or column: 8
 };
@@ -34,13 +37,15 @@ class Vae {
  public:
   /// Checks that `parameters` has exactly the names and shapes of `config`.
   Vae(VaeConfig config, TensorMap parameters);
-  /// A diffusers folder (with vae/ inside) or the component's own folder. Parameters become fp32 on the CPU,
+  /// From wherever find_part (wan/checkpoint.h) finds it, in any layout. Parameters become fp32 on the CPU,
   /// whatever the file's dtype: both reference implementations run this VAE in fp32.
-  static Vae load(const std::filesystem::path& folder);
+  static Vae load(const std::filesystem::path& where);
+  /// Its configuration alone; no weights are needed where a vae/config.json tells it.
+  static VaeConfig read_config(const std::filesystem::path& where);
   /// Parameters drawn as PyTorch draws a convolution's (uniform within 1/sqrt(fan in)), gains 1.
   static Vae random(const VaeConfig& config, RandomKey key);
-  /// Writes config.json and diffusion_pytorch_model.safetensors into `folder`.
-  void save(const std::filesystem::path& folder, at::ScalarType dtype) const;
+  /// Writes config.json and weights into `folder`.
+  void save(const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as = {}) const;
   const VaeConfig& config() const { return config_; }
   VaeConfig& config() { return config_; }
   TensorMap& parameters() { return parameters_; }

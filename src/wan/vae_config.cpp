@@ -156,6 +156,15 @@ void VaeConfig::check(const std::string& where) const {
   statistics("latents_std", latents_std, true);
 }
 
+void VaeConfig::set_wan_statistics(const std::string& where) {
+  VALIDATE(z_dim == static_cast<int64_t>(kWanMean.size()),
+           "{}: {} latent channels, Wan2.1's VAE has {} (their mean and deviation are told by a config.json "
+           "alone): give the folder of a VAE with its config.json",
+           where, z_dim, kWanMean.size());
+  latents_mean = kWanMean;
+  latents_std = kWanStd;
+}
+
 int64_t VaeConfig::time_stride() const {
   return int64_t{1} << std::count(temperal_downsample.begin(), temperal_downsample.end(), true);
 }

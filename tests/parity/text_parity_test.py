@@ -203,7 +203,7 @@ def test_damaged_and_foreign_models(small, tmp_path):
 
     other = copy("other")
     save_file({"blocks.0.attn1.to_q.weight": torch.zeros(4, 4)}, other / "model.safetensors")
-    refused(DATA, "is missing", other, tmp_path, tensors)
+    refused(DATA, "holds the tensors of a transformer", other, tmp_path, tensors)
 
     t5 = copy("t5")
     config = json.loads((t5 / "config.json").read_text())
@@ -213,4 +213,4 @@ def test_damaged_and_foreign_models(small, tmp_path):
     refused(DATA, "instead of", t5, tmp_path, tensors)
     (t5 / "config.json").write_text("{")
     refused(DATA, "config.json", t5, tmp_path, tensors)
-    refused(IO, "config.json", tmp_path / "none", tmp_path, tensors)
+    refused(IO, "no such file or folder", tmp_path / "none", tmp_path, tensors)

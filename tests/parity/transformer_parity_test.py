@@ -188,8 +188,8 @@ def test_missing_misshaped_and_unexpected_tensors_are_reported_together(good):
     tensors["proj_out.bias"] = tensors["proj_out.bias"][:-1].clone()
     tensors["blocks.0.attn1.add_k_proj.weight"] = torch.zeros(3)
     save_file(tensors, file)
-    refuses(good, DATA, "1 missing: blocks.1.attn1.to_q.weight", "1 wrong: proj_out.bias is [63] instead of [64]",
-            "1 unexpected: blocks.0.attn1.add_k_proj.weight")
+    refuses(good, DATA, "blocks.1.attn1.to_q.weight missing", "proj_out.bias is [63] instead of [64]",
+            "blocks.0.attn1.add_k_proj.weight unexpected")
 
 
 def test_truncated_weights(good):

@@ -166,7 +166,7 @@ def change_config(folder, **values):
     (dict(latents_std=[float("inf")] * 16), "JSON"),
     (dict(latents_std=[0.0] * 16), "latents_std"),
     (dict(latents_mean=[0.0] * 3), "latents_mean"),
-    (dict(base_dim=16), "shape"),
+    (dict(base_dim=16), "instead of"),
     (dict(num_res_blocks=2), "missing"),
     (dict(base_dim=-8), "base_dim"),
     (dict(dim_mult=[1, 2]), "temperal_downsample"),
@@ -191,12 +191,12 @@ def test_damaged_and_missing_files(small, tmp_path):
 
     other = copy_of(small, tmp_path / "other")
     save_file({"blocks.0.attn1.to_q.weight": torch.zeros(4, 4)}, other / weights)
-    refused(DATA, "is missing", other, "vae-encode", VIDEO, tmp_path)
+    refused(DATA, "holds the tensors of a transformer", other, "vae-encode", VIDEO, tmp_path)
 
     bare = copy_of(small, tmp_path / "bare")
     (bare / weights).unlink()
     refused(IO, "diffusion_pytorch_model", bare, "vae-encode", VIDEO, tmp_path)
-    refused(IO, "config.json", tmp_path / "nowhere", "vae-encode", VIDEO, tmp_path)
+    refused(IO, "no such file or folder", tmp_path / "nowhere", "vae-encode", VIDEO, tmp_path)
 
     cut = copy_of(small, tmp_path / "cut")
     (cut / "vae/config.json").write_text((small / "vae/config.json").read_text()[:50])
