@@ -92,22 +92,24 @@ at::ScalarType precision_option(const CommandLine& options) {
 }
 
 Command forward_command() {
-  return {"forward",
-          "one component of a model on tensors",
-          run,
-          CommandKind::tool,
-          {{"model", "DIR", "the model's folder, or the component's own", false},
-           {"component", "NAME", listing("; ", true), true},
-           {"input", "FILE", "safetensors file with the inputs", false},
-           {"prompt", "TEXT", "for text, instead of --input: a prompt, or @FILE with one a line", false},
-           {"output", "FILE", "safetensors file to write", true},
-           {"repeat", "N", "run N times more and print the seconds of each as JSON, loading included", false},
-           {"device", "NAME", "transformer: cpu (default) or cuda", false},
-           {"precision", "NAME", "transformer: fp32 (default) or bf16, whatever the file holds", false},
-           {"sampler", "NAME", "scheduler: euler, euler-ancestral, unipc (default), dpm++2m", false},
-           {"shift", "X", "scheduler: shift of the schedule (default 3; not with sigmas)", false},
-           {"eta", "X", "scheduler: fresh noise of euler-ancestral, 0 to 1 (default)", false}},
-          ""};
+  return {
+      "forward",
+      "one component of a model on tensors",
+      run,
+      CommandKind::tool,
+      {{"model", "PLACE", "the model's folder in any layout, or the component's own folder or file", false},
+       {"component", "NAME", listing("; ", true), true},
+       {"input", "FILE", "safetensors file with the inputs", false},
+       {"prompt", "TEXT", "for text, instead of --input: a prompt, or @FILE with one a line", false},
+       {"tokenizer", "DIR", "for text with --prompt: the tokenizer's folder (default: in --model)", false},
+       {"output", "FILE", "safetensors file to write", true},
+       {"repeat", "N", "run N times more and print the seconds of each as JSON, loading included", false},
+       {"device", "NAME", "transformer: cpu (default) or cuda", false},
+       {"precision", "NAME", "transformer: fp32 (default) or bf16, whatever the file holds", false},
+       {"sampler", "NAME", "scheduler: euler, euler-ancestral, unipc (default), dpm++2m", false},
+       {"shift", "X", "scheduler: shift of the schedule (default 3; not with sigmas)", false},
+       {"eta", "X", "scheduler: fresh noise of euler-ancestral, 0 to 1 (default)", false}},
+      ""};
 }
 
 }  // namespace surgery

@@ -53,7 +53,8 @@ at::Tensor integers(const TensorMap& input, const std::string& name) {
 TensorMap run(const std::filesystem::path& model, const TensorMap& input, const CommandLine& options) {
   const bool from_prompts = options.has("prompt");
   if (from_prompts && !input.empty()) fail_usage("both --input and --prompt are given: give one of them");
-  const TensorMap tokens = from_prompts ? tokenise(Tokenizer::load(model), prompts_of(options.text("prompt")))
+  const TensorMap tokens = from_prompts ? tokenise(Tokenizer::load(options.text("tokenizer", model.string())),
+                                                   prompts_of(options.text("prompt")))
                                         : TensorMap{{"input_ids", integers(input, "input_ids")},
                                                     {"attention_mask", integers(input, "attention_mask")}};
   auto encoder = TextEncoder::load(model);

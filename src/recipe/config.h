@@ -10,7 +10,8 @@ namespace surgery {
 // that table.
 
 struct ModelSection {
-  std::string path;             ///< folder of the teacher, diffusers layout
+  std::string path;  ///< the teacher: a folder of any layout, or a file of the transformer
+  std::string transformer, vae, text_encoder, tokenizer;  ///< a part from elsewhere; empty: inside `path`
   std::string config;           ///< for `plan` without weights: folder holding transformer/config.json
   std::string device = "auto";  ///< auto, cpu, cuda
 };

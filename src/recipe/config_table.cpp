@@ -59,7 +59,15 @@ class SectionTable {
 
 void add_model_and_run(std::vector<ConfigOption>& table) {
   SectionTable<ModelSection>(table, "model", &Config::model)
-      .add("path", &ModelSection::path, "", "folder of the teacher, diffusers layout")
+      .add("path", &ModelSection::path, "",
+           "the teacher: a folder in the diffusers or the original layout, or one file of its transformer")
+      .add("transformer", &ModelSection::transformer, "",
+           "file or folder of the transformer, where it is not in model.path")
+      .add("vae", &ModelSection::vae, "", "file or folder of the VAE, where it is not in model.path")
+      .add("text_encoder", &ModelSection::text_encoder, "",
+           "file or folder of the text encoder, where it is not in model.path")
+      .add("tokenizer", &ModelSection::tokenizer, "",
+           "folder of the tokenizer, where it is not in model.path")
       .add("config", &ModelSection::config, "",
            "for plan without weights: folder that holds transformer/config.json")
       .add("device", &ModelSection::device, "", "where tensors are computed")

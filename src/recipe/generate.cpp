@@ -8,6 +8,7 @@
 #include "parallel/coordinator.h"
 #include "recipe/artifact.h"
 #include "recipe/finetune_checkpoint.h"
+#include "recipe/model_parts.h"
 #include "recipe/sample_set.h"
 #include "recipe/trajectory_set.h"
 #include "storage/atomic_file.h"
@@ -117,17 +118,10 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
   return left.empty();
 }
 
-/// The student, and the teacher's other parts, copied so that the folder stands alone.
+/// The student, and the teacher's other parts, so that the folder stands alone.
 void write_model(const Recipe& recipe, const Transformer& student, const std::filesystem::path& folder) {
   student.save(folder / "transformer", at::kBFloat16);
-  const std::filesystem::path source = recipe.config.model.path;
-  for (const char* part : {"vae", "text_encoder", "tokenizer", "scheduler", "model_index.json"}) {
-    std::error_code error;
-    if (!std::filesystem::exists(source / part)) continue;
-    std::filesystem::copy(source / part, folder / part, std::filesystem::copy_options::recursive, error);
-    if (error)
-      fail_io("{}: cannot be copied to {}: {}", (source / part).string(), folder.string(), error.message());
-  }
+  write_other_parts(recipe.config.model, folder);
 }
 
 }  // namespace
@@ -144,9 +138,7 @@ bool make_model(Recipe& recipe) {
   const Selection selection = require_selection(recipe);
   const std::string variant = sample_variants(recipe.config).back();
   std::string fingerprint = student_fingerprint(recipe, selection);
-  const std::filesystem::path source = recipe.config.model.path;
-  for (const auto& file : {source / "model_index.json", source / "scheduler" / "scheduler_config.json"})
-    if (std::filesystem::exists(file)) fingerprint += hash_file(file);
+  for (const auto& file : pipeline_files(recipe.config.model)) fingerprint += hash_file(file);
   if (const auto iteration = variant_iteration(variant))
     fingerprint += finetune_checkpoint_hash(recipe.run.finetune(), *iteration);
   fingerprint += recipe.vae_hash() + recipe.text_hash();

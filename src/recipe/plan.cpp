@@ -5,8 +5,8 @@
 #include <functional>
 
 #include "base/errors.h"
+#include "recipe/model_parts.h"
 #include "recipe/plan_stages.h"
-#include "storage/atomic_file.h"
 
 namespace surgery {
 namespace {
@@ -66,30 +66,29 @@ double Plan::disk_bytes_left() const {
 }
 
 ModelSizes read_model_sizes(const ModelSection& model) {
-  const std::string& folder = model.path.empty() ? model.config : model.path;
-  if (folder.empty())
+  ModelSection where = model;
+  if (where.path.empty()) where.path = model.config;
+  const auto transformer = part_place(where, ModelPart::transformer);
+  if (transformer.empty())
     fail_usage(
         "neither model.path nor model.config is set (the model's sizes are unknown): give "
         "--model.config=configs/models/wan2.1-t2v-1.3b, or another folder that holds "
         "transformer/config.json");
   ModelSizes sizes;
-  sizes.folder = folder;
-  const auto part = [&](const char* name) { return sizes.folder / name; };
-  const auto transformer = part("transformer/config.json");
-  sizes.transformer = TransformerConfig::from_json(read_file(transformer), transformer.string());
-  if (const auto file = part("vae/config.json"); std::filesystem::exists(file))
-    sizes.vae = VaeConfig::from_json(read_file(file), file.string());
-  if (const auto file = part("text_encoder/config.json"); std::filesystem::exists(file))
-    sizes.text_encoder = TextEncoderConfig::from_json(read_file(file), file.string());
-  if (const auto file = part("tokenizer/tokenizer_config.json"); std::filesystem::exists(file)) {
-    const auto json = nlohmann::json::parse(read_file(file), nullptr, false);
-    VALIDATE(
-        !json.is_discarded() && json.is_object() && json.contains("model_max_length") &&
-            json["model_max_length"].is_number_integer(),
-        "{}: no integer model_max_length (the length of the text is unknown): use the tokenizer of the model",
-        file.string());
-    sizes.text_tokens = json["model_max_length"];
-  }
+  sizes.folder = where.path.empty() ? transformer : std::filesystem::path(where.path);
+  sizes.transformer = Transformer::read_config(transformer);
+  const auto is_there = [](ModelPart part, const std::filesystem::path& place) {
+    return !place.empty() &&
+           (!config_alone(part, place).empty() ||
+            (!std::filesystem::is_directory(place / to_string(part)) && find_part(part, place)));
+  };
+  if (const auto place = part_place(where, ModelPart::vae); is_there(ModelPart::vae, place))
+    sizes.vae = Vae::read_config(place);
+  if (const auto place = part_place(where, ModelPart::text_encoder); is_there(ModelPart::text_encoder, place))
+    sizes.text_encoder = TextEncoder::read_config(place);
+  if (const auto place = tokenizer_place(where);
+      !place.empty() && std::filesystem::exists(find_tokenizer(place) / "tokenizer_config.json"))
+    sizes.text_tokens = tokenizer_max_length(place);
   return sizes;
 }
 

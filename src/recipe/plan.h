@@ -23,9 +23,9 @@ struct ModelSizes {
   TextEncoderConfig text_encoder;
   int64_t text_tokens = 512;  ///< model_max_length of tokenizer/tokenizer_config.json
 };
-/// Reads model.config (or model.path): transformer/config.json, and vae, text_encoder, tokenizer where they
-/// exist (else Wan2.1's). Error{usage} when neither is set, Error{io} when transformer/config.json cannot be
-/// read, Error{data}.
+/// Reads the sizes of the model (or of model.config, which may hold config.json files alone): the
+/// transformer's, and those of VAE, text encoder and tokenizer where they are there (else Wan2.1's).
+/// Error{usage} when neither is set, Error{io} when the transformer's cannot be read, Error{data}.
 ModelSizes read_model_sizes(const ModelSection& model);
 
 /// What the plan is made for.

@@ -2,20 +2,19 @@
 
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "base/errors.h"
 #include "base/log.h"
 #include "data/shapes.h"
 #include "recipe/pretrain_settings.h"
 #include "storage/atomic_file.h"
+#include "wan/pipeline_files.h"
 #include "wan/text_encoder.h"
 
 namespace surgery {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
 
 /// Every word of a caption but the articles: one piece each, so that a word is one row of the text.
 std::vector<std::string> caption_words() {
@@ -63,10 +62,6 @@ CaptionEmbedding caption_embedding(const Pretraining& settings, const fs::path& 
   };
 }
 
-Json component(const char* library, const char* name) {
-  return Json::array({library, name});
-}
-
 void write_model(const fs::path& work, Vae vae, const Transformer& transformer, const fs::path& output) {
   for (const char* part : {"tokenizer", "text_encoder"}) {
     fs::create_directories(output / part);
@@ -75,41 +70,7 @@ void write_model(const fs::path& work, Vae vae, const Transformer& transformer, 
   }
   vae.save(output / "vae", at::kBFloat16);
   transformer.save(output / "transformer", at::kBFloat16);
-  const Json scheduler{{"_class_name", "UniPCMultistepScheduler"},
-                       {"_diffusers_version", "0.33.0"},
-                       {"beta_end", 0.02},
-                       {"beta_schedule", "linear"},
-                       {"beta_start", 0.0001},
-                       {"disable_corrector", Json::array()},
-                       {"dynamic_thresholding_ratio", 0.995},
-                       {"final_sigmas_type", "zero"},
-                       {"flow_shift", 3.0},
-                       {"lower_order_final", true},
-                       {"num_train_timesteps", 1000},
-                       {"predict_x0", true},
-                       {"prediction_type", "flow_prediction"},
-                       {"sample_max_value", 1.0},
-                       {"solver_order", 2},
-                       {"solver_p", nullptr},
-                       {"solver_type", "bh2"},
-                       {"steps_offset", 0},
-                       {"thresholding", false},
-                       {"timestep_spacing", "linspace"},
-                       {"trained_betas", nullptr},
-                       {"use_beta_sigmas", false},
-                       {"use_exponential_sigmas", false},
-                       {"use_flow_sigmas", true},
-                       {"use_karras_sigmas", false}};
-  fs::create_directories(output / "scheduler");
-  write_file(output / "scheduler" / "scheduler_config.json", scheduler.dump(2) + "\n");
-  const Json index{{"_class_name", "WanPipeline"},
-                   {"_diffusers_version", "0.33.0"},
-                   {"scheduler", component("diffusers", "UniPCMultistepScheduler")},
-                   {"text_encoder", component("transformers", "UMT5EncoderModel")},
-                   {"tokenizer", component("transformers", "T5TokenizerFast")},
-                   {"transformer", component("diffusers", "WanTransformer3DModel")},
-                   {"vae", component("diffusers", "AutoencoderKLWan")}};
-  write_file(output / "model_index.json", index.dump(2) + "\n");
+  write_pipeline_files(output);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "base/signals.h"
 #include "data/shapes.h"
 #include "recipe/artifact.h"
+#include "recipe/model_parts.h"
 #include "storage/atomic_file.h"
 
 namespace surgery {
@@ -92,26 +93,15 @@ Recipe::Recipe(Session& session_, Config config_, std::string config_text)
   if (config.run.stall_minutes > 0) watchdog_ = std::make_unique<Watchdog>(session);
 }
 
-std::filesystem::path Recipe::model_folder(const std::string& component) const {
-  auto folder = std::filesystem::path(config.model.path) / component;
-  if (!std::filesystem::is_directory(folder))
-    fail_io(
-        "{}: no such folder (the teacher is read from model.path in the diffusers layout): check model.path",
-        folder.string());
-  return folder;
-}
-
 const TransformerConfig& Recipe::teacher_config() {
-  if (!teacher_config_) {
-    const auto path = model_folder("transformer") / "config.json";
-    teacher_config_ = TransformerConfig::from_json(read_file(path), path.string());
-  }
+  if (!teacher_config_)
+    teacher_config_ = Transformer::read_config(required_place(config.model, ModelPart::transformer));
   return *teacher_config_;
 }
 
 const Transformer& Recipe::teacher() {
   if (!teacher_) {
-    teacher_ = Transformer::load(std::filesystem::path(config.model.path) / "transformer");
+    teacher_ = Transformer::load(required_place(config.model, ModelPart::transformer));
     // Weights may be shipped in bf16; on the CPU everything is computed in fp32.
     teacher_->to(device, device.is_cpu() ? at::kFloat : teacher_->parameters().begin()->second.scalar_type());
     teacher_->set_requires_grad(false);
@@ -121,21 +111,20 @@ const Transformer& Recipe::teacher() {
 
 const Vae& Recipe::vae() {
   if (!vae_) {
-    vae_ = Vae::load(std::filesystem::path(config.model.path) / "vae");
+    vae_ = Vae::load(required_place(config.model, ModelPart::vae));
     vae_->to(device, at::kFloat);
   }
   return *vae_;
 }
 
 const Tokenizer& Recipe::tokenizer() {
-  if (!tokenizer_)
-    tokenizer_.emplace(Tokenizer::load(std::filesystem::path(config.model.path) / "tokenizer"));
+  if (!tokenizer_) tokenizer_.emplace(Tokenizer::load(required_tokenizer_place(config.model)));
   return *tokenizer_;
 }
 
 const TextEncoder& Recipe::text_encoder() {
   if (!text_encoder_) {
-    text_encoder_ = TextEncoder::load(std::filesystem::path(config.model.path) / "text_encoder");
+    text_encoder_ = TextEncoder::load(required_place(config.model, ModelPart::text_encoder));
     text_encoder_->to(
         device, device.is_cpu() ? at::kFloat : text_encoder_->parameters().begin()->second.scalar_type());
   }
@@ -146,20 +135,13 @@ int64_t Recipe::text_length() {
   return tokenizer().max_length();
 }
 
-std::string Recipe::hash_component(const std::vector<std::string>& folders) {
+std::string Recipe::hash_files(const std::function<std::vector<std::filesystem::path>()>& list) {
   std::string hash;
   if (session.rank() == 0) {
     std::vector<std::string> parts;
-    for (const std::string& name : folders) {
-      const auto folder = model_folder(name);
-      std::vector<std::filesystem::path> files;
-      for (const auto& entry : std::filesystem::directory_iterator(folder))
-        if (entry.is_regular_file()) files.push_back(entry.path());
-      std::sort(files.begin(), files.end());
-      for (const auto& file : files) {
-        parts.push_back(file.filename().string());
-        parts.push_back(hash_file(file));
-      }
+    for (const auto& file : list()) {
+      parts.push_back(file.filename().string());
+      parts.push_back(hash_file(file));
     }
     hash = make_fingerprint(parts);
   }
@@ -167,15 +149,28 @@ std::string Recipe::hash_component(const std::vector<std::string>& folders) {
 }
 
 const std::string& Recipe::transformer_hash() {
-  if (transformer_hash_.empty()) transformer_hash_ = hash_component({"transformer"});
+  if (transformer_hash_.empty())
+    transformer_hash_ = hash_files([&] {
+      return content_of(
+          require_part(ModelPart::transformer, required_place(config.model, ModelPart::transformer)));
+    });
   return transformer_hash_;
 }
 const std::string& Recipe::vae_hash() {
-  if (vae_hash_.empty()) vae_hash_ = hash_component({"vae"});
+  if (vae_hash_.empty())
+    vae_hash_ = hash_files([&] {
+      return content_of(require_part(ModelPart::vae, required_place(config.model, ModelPart::vae)));
+    });
   return vae_hash_;
 }
 const std::string& Recipe::text_hash() {
-  if (text_hash_.empty()) text_hash_ = hash_component({"text_encoder", "tokenizer"});
+  if (text_hash_.empty())
+    text_hash_ = hash_files([&] {
+      auto files = content_of(
+          require_part(ModelPart::text_encoder, required_place(config.model, ModelPart::text_encoder)));
+      for (auto& file : tokenizer_content(required_tokenizer_place(config.model))) files.push_back(file);
+      return files;
+    });
   return text_hash_;
 }
 

@@ -77,8 +77,8 @@ class Recipe {
   std::optional<TextEncoder> text_encoder_;
   std::string transformer_hash_, vae_hash_, text_hash_;
   std::map<std::string, at::Tensor> embeddings_;
-  std::filesystem::path model_folder(const std::string& component) const;
-  std::string hash_component(const std::vector<std::string>& folders);
+  /// Of names and bytes of the files that `list` gives on rank 0.
+  std::string hash_files(const std::function<std::vector<std::filesystem::path>()>& list);
 };
 
 /// Times a stage. When it ends, however it ends, rank 0 appends one line to the ledger: {stage, ranks,

@@ -180,7 +180,7 @@ MODEL_FILES = [
     ("text_encoder", "model.safetensors", truncated, DATA, "truncated"),
     ("text_encoder", "model.safetensors", damaged_header, DATA, "not valid JSON"),
     ("text_encoder", "model.safetensors", foreign, DATA, "not safetensors"),
-    ("text_encoder", "model.safetensors", transpose("shared.weight"), DATA, '"shared.weight" is ['),
+    ("text_encoder", "model.safetensors", transpose("shared.weight"), DATA, 'shared.weight is ['),
     ("tokenizer", "spiece.model", missing, IO, "cannot be read"),
     ("tokenizer", "spiece.model", truncated, DATA, "not a SentencePiece model"),
     ("tokenizer", "spiece.model", lambda path: replace(path, b""), DATA, "not a SentencePiece model"),
@@ -216,23 +216,26 @@ def test_weights_that_break_off_fail_all_ranks_with_one_message(model, tmp_path)
     assert artifacts(directory) == {}
 
 
-def test_another_layout_is_refused(model, inputs, tmp_path):
-    original = tmp_path / "Wan2.1-T2V-1.3B"  # as the authors publish it
+def test_a_model_without_its_parts_is_refused(model, inputs, tmp_path):
+    original = tmp_path / "Wan2.1-T2V-1.3B"  # another model's sizes, and nothing but a transformer
     original.mkdir()
-    (original / "config.json").write_text('{"_class_name": "WanModel", "dim": 1536, "num_heads": 12, "num_layers": 30}')
+    (original / "config.json").write_text(
+        '{"_class_name": "WanModel", "dim": 1536, "ffn_dim": 8960, "freq_dim": 256, "num_heads": 12, "num_layers": 30}')
     shutil.copy(model / "transformer" / WEIGHTS, original / WEIGHTS)
-    refused(surgery("plan", f"--model.path={original}"), IO, original / "transformer/config.json")
-    refused(forward(original, "transformer", inputs), DATA, original / "config.json", "WanModel", "diffusers layout")
+    refused(forward(original, "transformer", inputs), DATA, original / WEIGHTS, "with config.json",
+            "blocks 10-29: ", "missing (540)")
     directory = tmp_path / "run"
-    refused(stage("run", directory, f"--model.path={original}", ranks=2), IO, original / "transformer",
-            "diffusers layout", "model.path")
+    refused(stage("cache", directory, f"--model.path={original / WEIGHTS}"), USAGE, "model.text_encoder is not set",
+            "is one file")
+    refused(stage("cache", directory, f"--model.path={original}", ranks=2), DATA, original,
+            "holds no weights of a text encoder", f"{WEIGHTS} holds the tensors of a transformer")
     assert artifacts(directory) == {}
 
     def rename(header):
         header["blocks.0.self_attn.q.weight"] = header.pop("blocks.0.attn1.to_q.weight")
     edit_header(model / "transformer" / WEIGHTS, rename)
     refused(forward(model, "transformer", inputs), DATA, model / "transformer",
-            "1 missing: blocks.0.attn1.to_q.weight", "1 unexpected: blocks.0.self_attn.q.weight")
+            "blocks.0.attn1.to_q.weight missing", "blocks.0.self_attn.q.weight unexpected")
 
 
 # ---- a run's own artifacts
