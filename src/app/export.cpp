@@ -1,10 +1,12 @@
-// A model in another dtype, in the diffusers layout: checked on the way in, complete or absent on the way
-// out.
+// A model in another layout and dtype: checked on the way in, complete or absent on the way out.
 #include <filesystem>
 
 #include "app/command.h"
 #include "base/log.h"
+#include "base/text.h"
+#include "recipe/model_parts.h"
 #include "storage/atomic_file.h"
+#include "wan/pipeline_files.h"
 #include "wan/text_encoder.h"
 #include "wan/transformer.h"
 #include "wan/vae.h"
@@ -14,6 +16,17 @@ namespace {
 
 namespace fs = std::filesystem;
 
+enum class Layout { diffusers, wan, comfy };
+
+struct Export {
+  ModelSection model;
+  fs::path output;
+  Layout layout = Layout::diffusers;
+  std::string dtype_name;
+  at::ScalarType dtype = at::kBFloat16, vae_dtype = at::kFloat;
+  uint64_t shard_bytes = 5'000'000'000;  // the hub's own
+};
+
 at::ScalarType parse_dtype(const std::string& option, const std::string& name) {
   if (name == "fp32") return at::kFloat;
   if (name == "bf16") return at::kBFloat16;
@@ -21,69 +34,157 @@ at::ScalarType parse_dtype(const std::string& option, const std::string& name) {
   fail_usage("--{} = {} must be one of fp32, bf16, fp16", option, name);
 }
 
-/// Files that are taken over as they are: a folder, or the index of the parts.
-void copy_part(const fs::path& from, const fs::path& to) {
-  std::error_code error;
-  fs::copy(from, to, fs::copy_options::recursive, error);
-  if (error) fail_io("{}: cannot be copied to {}: {}", from.string(), to.string(), error.message());
+Layout parse_layout(const std::string& name) {
+  if (name == "diffusers") return Layout::diffusers;
+  if (name == "wan") return Layout::wan;
+  if (name == "comfy") return Layout::comfy;
+  fail_usage("--layout = {} must be one of diffusers, wan, comfy", name);
 }
 
-void export_model(const fs::path& model, const fs::path& output, at::ScalarType dtype,
-                  at::ScalarType vae_dtype) {
-  Transformer::load(model / "transformer").save(output / "transformer", dtype);
+/// "5GB", "200MB", "64KB" or bytes; decimal units, as the hub counts.
+uint64_t parse_bytes(const std::string& text) {
+  uint64_t unit = 1;
+  std::string number = text;
+  for (const auto& [suffix, bytes] : {std::pair("KB", 1'000), {"MB", 1'000'000}, {"GB", 1'000'000'000}})
+    if (text.ends_with(suffix)) {
+      unit = static_cast<uint64_t>(bytes);
+      number = text.substr(0, text.size() - 2);
+    }
+  const auto count = parse_number<uint64_t>(number);
+  if (!count || *count == 0 || *count > UINT64_MAX / unit)
+    fail_usage("--shard-size = {} must be a size as 5GB, 200MB or a number of bytes", text);
+  return *count * unit;
+}
+
+/// The part's place, when the part is there.
+std::optional<fs::path> place_if_there(const ModelSection& model, ModelPart part) {
+  const fs::path place = part_place(model, part);
+  if (place.empty() || !find_part(part, place)) return std::nullopt;
+  return place;
+}
+
+/// The tokenizer's folder, when there is one.
+std::optional<fs::path> tokenizer_if_there(const ModelSection& model) {
+  const fs::path place = tokenizer_place(model);
+  if (place.empty() || !fs::exists(find_tokenizer(place) / "spiece.model")) return std::nullopt;
+  return find_tokenizer(place);
+}
+
+void export_diffusers(const Export& wanted, const fs::path& output) {
+  const SaveAs as{.naming = Naming::diffusers, .stem = "", .shard_bytes = wanted.shard_bytes};
+  Transformer::load(part_place(wanted.model, ModelPart::transformer))
+      .save(output / "transformer", wanted.dtype, as);
   log_info("transformer written");
-  if (fs::exists(model / "vae")) {
-    Vae::load(model / "vae").save(output / "vae", vae_dtype);
+  if (const auto vae = place_if_there(wanted.model, ModelPart::vae)) {
+    Vae::load(*vae).save(output / "vae", wanted.vae_dtype, as);
     log_info("vae written");
   }
-  if (fs::exists(model / "text_encoder")) {
-    TextEncoder::load(model / "text_encoder").save(output / "text_encoder", dtype);
+  if (const auto text = place_if_there(wanted.model, ModelPart::text_encoder)) {
+    TextEncoder::load(*text).save(output / "text_encoder", wanted.dtype, as);
     log_info("text_encoder written");
   }
-  for (const char* part : {"tokenizer", "scheduler", "model_index.json"})
-    if (fs::exists(model / part)) copy_part(model / part, output / part);
+  if (const auto tokenizer = tokenizer_if_there(wanted.model)) copy_whole(*tokenizer, output / "tokenizer");
+  write_pipeline_files(output);
+  for (const fs::path& file : pipeline_files(wanted.model))
+    copy_whole(file, output / fs::relative(file, wanted.model.path));
+}
+
+/// The files of the original repository; VAE and text encoder as safetensors instead of Python pickles, with
+/// their sizes inside, since config.json is the transformer's.
+void export_wan(const Export& wanted, const fs::path& output) {
+  SaveAs as{.naming = Naming::wan, .stem = "", .shard_bytes = wanted.shard_bytes};
+  const auto tokenizer = tokenizer_if_there(wanted.model);
+  if (tokenizer) {
+    as.text_length = tokenizer_max_length(*tokenizer);
+    copy_whole(*tokenizer, output / "google" / "umt5-xxl");
+  }
+  Transformer::load(part_place(wanted.model, ModelPart::transformer)).save(output, wanted.dtype, as);
+  log_info("transformer written");
+  const SaveAs inside{.naming = Naming::wan, .stem = "Wan2.1_VAE", .config_inside = true};
+  if (const auto vae = place_if_there(wanted.model, ModelPart::vae)) {
+    Vae::load(*vae).save(output, wanted.vae_dtype, inside);
+    log_info("vae written");
+  }
+  if (const auto text = place_if_there(wanted.model, ModelPart::text_encoder)) {
+    SaveAs encoder = inside;
+    encoder.stem = "models_t5_umt5-xxl-enc-" + wanted.dtype_name;
+    TextEncoder::load(*text).save(output, wanted.dtype, encoder);
+    log_info("text_encoder written");
+  }
+}
+
+/// One file of the transformer, as ComfyUI takes it.
+void export_comfy(const Export& wanted) {
+  const Transformer model = Transformer::load(part_place(wanted.model, ModelPart::transformer));
+  if (model.config().hybrid)
+    fail_usage(
+        "--layout = comfy: the model is hybrid (ComfyUI knows no feature maps): export it as diffusers or "
+        "wan");
+  const SaveAs as{.naming = Naming::wan, .stem = wanted.output.stem().string(), .config_inside = true};
+  model.save(fs::absolute(wanted.output).parent_path(), wanted.dtype, as);
+}
+
+void check_output(const Export& wanted) {
+  const fs::path& output = wanted.output;
+  if (wanted.layout == Layout::comfy && output.extension() != ".safetensors")
+    fail_usage("--output = {} is a file in the layout comfy: give it a name that ends in .safetensors",
+               output.string());
+  if (fs::exists(output) &&
+      !(wanted.layout != Layout::comfy && fs::is_directory(output) && fs::is_empty(output)))
+    fail_usage("{} exists already (it would be overwritten): give another --output, or remove it",
+               output.string());
 }
 
 ExitCode run(Context& context) {
-  const fs::path model = context.options.text("model");
-  fs::path output = context.options.text("output");
-  if (!output.has_filename()) output = output.parent_path();  // "out/" is "out"
-  const at::ScalarType dtype = parse_dtype("dtype", context.options.text("dtype", "bf16"));
-  const at::ScalarType vae_dtype = parse_dtype("vae-dtype", context.options.text("vae-dtype", "fp32"));
+  const CommandLine& options = context.options;
+  Export wanted;
+  wanted.model = context.config.model;
+  wanted.model.path = options.text("model");
+  wanted.output = options.text("output");
+  if (!wanted.output.has_filename()) wanted.output = wanted.output.parent_path();  // "out/" is "out"
+  wanted.layout = parse_layout(options.text("layout", "diffusers"));
+  wanted.dtype_name = options.text("dtype", "bf16");
+  wanted.dtype = parse_dtype("dtype", wanted.dtype_name);
+  wanted.vae_dtype = parse_dtype("vae-dtype", options.text("vae-dtype", "fp32"));
+  wanted.shard_bytes = parse_bytes(options.text("shard-size", "5GB"));
+  if (wanted.layout == Layout::comfy && options.has("shard-size"))
+    fail_usage("--shard-size: the layout comfy is one file: leave it out");
   if (context.session.rank() != 0) return ExitCode::done;
-  if (!fs::is_directory(model / "transformer"))
-    fail_io(
-        "{}: there is no transformer/ folder (nothing to export): give the root of a model in the diffusers "
-        "layout",
-        model.string());
-  if (fs::exists(output) && !(fs::is_directory(output) && fs::is_empty(output)))
-    fail_usage("{} exists already (it would be overwritten): give another --output, or remove it",
-               output.string());
+  check_output(wanted);
+  require_part(ModelPart::transformer, part_place(wanted.model, ModelPart::transformer));
   try {
-    remove_stale_temporaries(fs::absolute(output).parent_path());  // of an export that was killed
-    AtomicFolder folder(output);
-    export_model(model, folder.temporary(), dtype, vae_dtype);
-    folder.commit();  // an empty folder of that name gives way
+    if (wanted.layout == Layout::comfy) {
+      export_comfy(wanted);
+    } else {
+      AtomicFolder folder(wanted.output);
+      (wanted.layout == Layout::wan ? export_wan : export_diffusers)(wanted, folder.temporary());
+      folder.commit();  // an empty folder of that name gives way
+    }
   } catch (const fs::filesystem_error& error) {
-    fail_io("{}: {}", output.string(), error.what());
+    fail_io("{}: {}", wanted.output.string(), error.what());
   }
-  log_info("{} holds the model", output.string());
+  log_info("{} holds the model", wanted.output.string());
   return ExitCode::done;
 }
 
 }  // namespace
 
 Command export_command() {
-  return {"export",
-          "a model to a folder in the diffusers layout and a dtype",
-          run,
-          CommandKind::tool,
-          {{"model", "DIR", "root of the model: transformer/, and vae/, text_encoder/, tokenizer/ if there",
-            true},
-           {"output", "DIR", "folder to make", true},
-           {"dtype", "TYPE", "of transformer and text encoder: fp32, bf16 (default) or fp16", false},
-           {"vae-dtype", "TYPE", "of the VAE (default fp32: half precision shifts its latents)", false}},
-          ""};
+  return {
+      "export",
+      "a model to another layout and dtype",
+      run,
+      CommandKind::tool,
+      {{"model", "PLACE",
+        "the model: a folder in any layout, or a file of its transformer (other parts: --model.vae, "
+        "--model.text_encoder, --model.tokenizer)",
+        true},
+       {"output", "PLACE", "folder to make; with the layout comfy a .safetensors file", true},
+       {"layout", "NAME", "diffusers (default), wan (the original repository's), comfy (one file)", false},
+       {"dtype", "TYPE", "of transformer and text encoder: fp32, bf16 (default) or fp16", false},
+       {"vae-dtype", "TYPE", "of the VAE (default fp32: half precision shifts its latents)", false},
+       {"shard-size", "SIZE", "tensors of one file at most, as 5GB (default) or 200MB", false}},
+      ""};
 }
 
 }  // namespace surgery

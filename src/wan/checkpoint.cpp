@@ -248,8 +248,8 @@ std::vector<Candidate> candidates_in_own_folder(ModelPart part, const fs::path& 
 
 std::optional<PartFiles> find(ModelPart part, const fs::path& where, std::vector<std::string>& others) {
   if (!fs::exists(where))
-    fail_io("{}: no such file or folder (the {} is read from there): check the model's path", where.string(),
-            in_words(part));
+    fail_io("{}: no such file or folder (the {} is read from there): check model.path or --model",
+            where.string(), in_words(part));
   const fs::path own_folder = where / to_string(part);
   const bool is_file = !fs::is_directory(where), owned = fs::is_directory(own_folder);
   const std::vector<Candidate> candidates = owned     ? candidates_in_own_folder(part, own_folder)
@@ -297,7 +297,8 @@ PartFiles require_part(ModelPart part, const fs::path& where) {
   VALIDATE(others.empty(), "{}: holds no weights of a {} ({}): name the place that does", where.string(),
            in_words(part), fmt::join(others, "; "));
   fail_io(
-      "{}: no weights of a {} are there ({}/{}.safetensors, or a file of any name): check the model's path",
+      "{}: no weights of a {} are there ({}/{}.safetensors, or a file of any name): check model.path or "
+      "--model",
       where.string(), in_words(part), to_string(part), standard_stem(part));
 }
 

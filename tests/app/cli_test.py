@@ -103,9 +103,13 @@ class CommandLine(unittest.TestCase):
 
     def test_export_refuses_what_it_cannot_do(self):
         with tempfile.TemporaryDirectory() as folder:
-            self.refused(64, "export needs --model DIR", "export", "--output", f"{folder}/out")
+            self.refused(64, "export needs --model PLACE", "export", "--output", f"{folder}/out")
             self.refused(64, "must be one of fp32, bf16, fp16", "export", "--model=a", "--output=b", "--dtype=int8")
-            self.refused(74, "no transformer/ folder", "export", "--model", folder, "--output", f"{folder}/out")
+            self.refused(64, "must be one of diffusers, wan, comfy", "export", "--model=a", "--output=b", "--layout=x")
+            for size in ["", "0", "5G", "-1MB", "99999999999GB"]:
+                self.refused(64, "must be a size", "export", "--model=a", "--output=b", f"--shard-size={size}")
+            self.refused(64, "is one file", "export", "--model=a", "--output=b", "--layout=comfy", "--shard-size=1GB")
+            self.refused(74, "no weights of a transformer are there", "export", "--model", folder, "--output", f"{folder}/out")
             broken = pathlib.Path(folder, "model/transformer")
             broken.mkdir(parents=True)
             broken.joinpath("config.json").write_text("{}")
