@@ -11,6 +11,7 @@
 
 #include "base/errors.h"
 #include "base/text.h"
+#include "storage/safetensors.h"
 #include "storage/strict_json.h"
 
 namespace surgery {
