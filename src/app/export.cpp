@@ -156,6 +156,7 @@ ExitCode run(Context& context) {
     if (wanted.layout == Layout::comfy) {
       export_comfy(wanted);
     } else {
+      remove_stale_temporaries(fs::absolute(wanted.output).parent_path());  // of an export that was killed
       AtomicFolder folder(wanted.output);
       (wanted.layout == Layout::wan ? export_wan : export_diffusers)(wanted, folder.temporary());
       folder.commit();  // an empty folder of that name gives way

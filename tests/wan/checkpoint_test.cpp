@@ -275,8 +275,7 @@ TEST(Checkpoint, Fp8IsRefused) {
   std::string bytes(8, '\0');
   bytes[0] = static_cast<char>(header.size());
   write_raw(folder / "fp8.safetensors", bytes + header + "ab");
-  expect_error(ExitCode::data, "an 8-bit float",
-               [&] { Transformer::load(folder / "fp8.safetensors"); });
+  expect_error(ExitCode::data, "an 8-bit float", [&] { Transformer::load(folder / "fp8.safetensors"); });
 }
 
 TEST(Checkpoint, SizesFollowFromTensors) {
