@@ -74,7 +74,7 @@ Recipe::Recipe(Session& session_, Config config_, std::string config_text)
       run(config.run.directory, config.run.base),
       device(choose_device(config.model.device, session)),
       text_config_(std::move(config_text)) {
-  if (config.model.path.empty())
+  if (part_place(config.model, ModelPart::transformer).empty())
     fail_usage("model.path is not set: name the folder of the teacher (or a recipe that does, by --config)");
   if (session.rank() == 0) {
     check_resume(run, config.run.resume);
