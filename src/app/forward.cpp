@@ -5,6 +5,8 @@
 
 #include <chrono>
 
+#include "wan/sampler.h"
+
 namespace surgery {
 namespace {
 
@@ -106,8 +108,13 @@ Command forward_command() {
        {"repeat", "N", "run N times more and print the seconds of each as JSON, loading included", false},
        {"device", "NAME", "transformer: cpu (default) or cuda", false},
        {"precision", "NAME", "transformer: fp32 (default) or bf16, whatever the file holds", false},
-       {"sampler", "NAME", "scheduler: euler, euler-ancestral, unipc (default), dpm++2m", false},
+       {"sampler", "NAME", fmt::format("scheduler: {} (default unipc)", fmt::join(sampler_names(), ", ")),
+        false},
        {"shift", "X", "scheduler: shift of the schedule (default 3; not with sigmas)", false},
+       {"schedule", "NAME",
+        fmt::format("scheduler: {} (default diffusers-unipc; not with sigmas)",
+                    fmt::join(schedule_names(), ", ")),
+        false},
        {"eta", "X", "scheduler: fresh noise of euler-ancestral, 0 to 1 (default)", false}},
       ""};
 }

@@ -15,7 +15,9 @@ void check_per_step(const char* name, const at::Tensor& tensor, const at::Tensor
 }
 
 Schedule schedule_of(const TensorMap& input, const CommandLine& options, int64_t steps) {
-  if (!input.contains("sigmas")) return make_schedule(steps, options.number("shift", 3));
+  if (!input.contains("sigmas"))
+    return make_schedule(steps, options.number("shift", 3),
+                         parse_schedule(options.text("schedule", "diffusers-unipc")));
   const auto sigmas = finite_input(input, "sigmas").to(at::kDouble).contiguous();
   VALIDATE(sigmas.dim() == 1 && sigmas.size(0) == steps + 1,
            "sigmas is [{}] for {} velocities (a level before and after every step is needed): give [{}]",

@@ -33,7 +33,7 @@ struct TrajectorySection {
   int64_t frames = 17, height = 128, width = 160;
   int64_t steps = 50;
   double guidance = 5, shift = 3;
-  std::string sampler = "euler-ancestral";
+  std::string sampler = "euler-ancestral", schedule = "diffusers-unipc";
   std::string negative_prompt;
   std::string source = "latent";  ///< latent, live
 };
@@ -99,7 +99,8 @@ struct GenerateSection {
   int64_t samples = 1;  ///< videos per prompt
   int64_t steps = 25;
   double guidance = 5, shift = 3;
-  std::string sampler = "unipc";
+  std::string sampler = "unipc", schedule = "diffusers-unipc";
+  std::string noise;  ///< safetensors file of the clips' initial noise; empty = drawn by run.seed
   std::string negative_prompt;
   int64_t frames = 17, height = 128, width = 160;
 };

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "recipe/config_table.h"
+#include "recipe/sampling.h"
 #include "storage/atomic_file.h"
 
 namespace surgery {
@@ -186,6 +187,9 @@ std::vector<std::string> check_combinations(const Config& config) {
                       "would never be made)",
                       last, finetune.iterations));
   }
+  for (const std::string& fault :
+       {sampling_fault(config.trajectories, "trajectories"), sampling_fault(config.generate, "generate")})
+    if (!fault.empty()) faults.push_back(fault);
   if (config.select.column == "milliseconds" && config.cost.measure != "milliseconds")
     faults.push_back(
         "select.column = milliseconds needs cost.measure = milliseconds (else the column stays empty)");

@@ -110,6 +110,8 @@ void add_distillation(std::vector<ConfigOption>& table) {
       .range(0.001, 1000)
       .add("sampler", &T::sampler, "", "of the teacher's runs")
       .one_of(sampler_names())
+      .add("schedule", &T::schedule, "", "noise levels and timesteps, as the named program sets them")
+      .one_of(schedule_names())
       .add("negative_prompt", &T::negative_prompt, "", "text of the unconditional branch")
       .add("source", &T::source, "", "latent = cached latents, teacher replayed; live = nothing cached")
       .one_of({"latent", "live"});
@@ -241,6 +243,12 @@ void add_generation(std::vector<ConfigOption>& table) {
       .range(0.001, 1000)
       .add("sampler", &G::sampler, "", "of generation")
       .one_of(sampler_names())
+      .add("schedule", &G::schedule, "", "noise levels and timesteps, as the named program sets them")
+      .one_of(schedule_names())
+      .add("noise", &G::noise, "",
+           "safetensors file: tensor noise [clips, 16, frames/4+1, height/8, width/8], the clips' initial "
+           "noise; "
+           "empty = drawn by run.seed")
       .add("negative_prompt", &G::negative_prompt, "", "text of the unconditional branch")
       .clip("the generated clips");
   SectionTable<EvaluateSection>(table, "evaluate", &Config::evaluate)

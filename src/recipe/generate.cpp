@@ -1,6 +1,8 @@
 // Stages 7 and 8: the finished model in the diffusers layout, and clips of every variant from the same noise.
 #include "wan/generate.h"
 
+#include <fmt/ranges.h>
+
 #include "base/errors.h"
 #include "base/log.h"
 #include "data/pixels.h"
@@ -10,6 +12,7 @@
 #include "recipe/finetune_checkpoint.h"
 #include "recipe/model_parts.h"
 #include "recipe/sample_set.h"
+#include "recipe/sampling.h"
 #include "recipe/trajectory_set.h"
 #include "storage/atomic_file.h"
 
@@ -18,24 +21,38 @@ namespace {
 
 constexpr double kVideoFps = 16;
 
+/// The initial noise of all clips [clips, 16, T, H, W], fp32, mapped; undefined where none is given.
+at::Tensor given_noise(const Recipe& recipe, int64_t clips) {
+  const GenerateSection& g = recipe.config.generate;
+  if (g.noise.empty()) return {};
+  const at::Tensor noise = TensorStore::open_file(g.noise).get("noise");
+  std::vector<int64_t> shape = recipe.latent_shape(g.frames, g.height, g.width);
+  shape[0] = noise.dim() == 5 ? std::max(noise.size(0), clips) : clips;
+  VALIDATE(noise.sizes() == at::IntArrayRef(shape) && noise.is_floating_point(),
+           "generate.noise = {}: noise is {} [{}], and the clips need floats [{}], one after the other by "
+           "prompt and "
+           "sample",
+           g.noise, at::toString(noise.scalar_type()), fmt::join(noise.sizes(), ", "),
+           fmt::join(shape, ", "));
+  return noise;
+}
+
 Sample generate_sample(Recipe& recipe, const Transformer& model, const Prompt& prompt, int64_t index,
-                       int64_t repeat) {
+                       int64_t repeat, const at::Tensor& given) {
   const GenerateSection& g = recipe.config.generate;
   const auto shape = recipe.latent_shape(g.frames, g.height, g.width);
   // The key names prompt and repeat, not the model: every variant starts from the same noise.
   const RandomKey key = recipe.key("generate").with(static_cast<uint64_t>(index));
-  SamplingOptions options;
-  options.steps = g.steps;
-  options.guidance = g.guidance;
-  options.shift = g.shift;
-  options.kind = parse_sampler(g.sampler);
+  const SamplingOptions options = sampling_options(g);
   const auto noise = [&](int64_t step) {
     return random_normal(key.with("ancestral").with(static_cast<uint64_t>(step)), shape).to(recipe.device);
   };
+  const at::Tensor initial = given.defined() ? given.slice(0, index, index + 1).to(at::kFloat)
+                                             : random_normal(key.with("initial"), shape);
   const at::Tensor latents =
       generate_latents(model, pad_text(recipe.embed(prompt.text), recipe.text_length()).to(recipe.device),
                        pad_text(recipe.embed(g.negative_prompt), recipe.text_length()).to(recipe.device),
-                       options, random_normal(key.with("initial"), shape).to(recipe.device), noise,
+                       options, initial.to(recipe.device), noise,
                        [&](const SamplingStep&) { recipe.check_stop(fmt::format("clip {}", index)); });
   Sample sample;
   sample.name = prompt.name;
@@ -81,6 +98,7 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
   const auto video_path = [&](int64_t i) {
     return video_folder(recipe.config, variant) / names[static_cast<size_t>(i)];
   };
+  const at::Tensor noise = given_noise(recipe, total);
   const std::vector<std::string> fingerprints = sample_fingerprints(recipe, selection, variant, prompts);
   const bool videos = video_supported();
   if (!videos) log_info("generate: built without the video back-end: latents only, no mp4");
@@ -107,7 +125,7 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
             model = variant_model(recipe, variant, selection);
             model->to(recipe.device, recipe.model_dtype());
           }
-          sample = generate_sample(recipe, *model, prompt_of(i), i, i % g.samples);
+          sample = generate_sample(recipe, *model, prompt_of(i), i, i % g.samples, noise);
           sample.fingerprint = fingerprints[static_cast<size_t>(i)];
           write_sample(path, sample);
         }

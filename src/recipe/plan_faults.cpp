@@ -35,10 +35,13 @@ std::vector<Remedy> remedies(const PlanStage& stage, const Config& config, const
             smaller("distill.group_timesteps", group > 0 ? std::min(group, steps) : steps),
             smaller("trajectories.frames", stage.clip.front(), 4)};
   }
-  if (stage.name == "finetune")
-    return {smaller("finetune.micro_batch", config.finetune.micro_batch),
-            {"finetune.precision", {"bf16"}},
-            smaller("data.frames", stage.clip.front(), 4)};
+  if (stage.name == "finetune") {
+    Remedy micro = smaller("finetune.micro_batch", config.finetune.micro_batch);
+    std::erase_if(micro.values, [&](const std::string& value) {
+      return config.finetune.global_batch % std::stoll(value) != 0;
+    });
+    return {micro, {"finetune.precision", {"bf16"}}, smaller("data.frames", stage.clip.front(), 4)};
+  }
   if (stage.name == "encode") return {smaller("data.height", stage.clip[1], 16)};
   return {};
 }

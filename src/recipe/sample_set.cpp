@@ -4,6 +4,8 @@
 #include "base/text.h"
 #include "recipe/artifact.h"
 #include "recipe/finetune_checkpoint.h"
+#include "recipe/sampling.h"
+#include "storage/atomic_file.h"
 #include "storage/hdf5_file.h"
 
 namespace surgery {
@@ -90,13 +92,13 @@ std::vector<std::string> sample_fingerprints(Recipe& recipe, const Selection& se
   if (variant != "teacher") model += student_fingerprint(recipe, selection);
   if (const auto iteration = variant_iteration(variant))
     model += finetune_checkpoint_hash(recipe.run.finetune(), *iteration);
+  const std::string noise = g.noise.empty() ? "" : " " + hash_file(g.noise);
   std::vector<std::string> fingerprints;
   for (const Prompt& prompt : prompts)
     for (int64_t i = 0; i < g.samples; ++i)
       fingerprints.push_back(make_fingerprint(
           {"sample-1", model, recipe.text_hash(), recipe.vae_hash(), prompt.text, g.negative_prompt,
-           fmt::format("{} {} {} {} {} {} {} {} {}", fingerprints.size(), recipe.config.run.seed, g.frames,
-                       g.height, g.width, g.steps, g.guidance, g.shift, g.sampler)}));
+           fmt::format("{} {} {}{}", fingerprints.size(), recipe.config.run.seed, sampling_text(g), noise)}));
   return fingerprints;
 }
 

@@ -4,6 +4,7 @@
 #include "parallel/coordinator.h"
 #include "recipe/artifact.h"
 #include "recipe/recipe.h"
+#include "recipe/sampling.h"
 #include "recipe/trajectory_file.h"
 #include "recipe/trajectory_set.h"
 #include "wan/generate.h"
@@ -23,8 +24,7 @@ std::string trajectory_fingerprint_of(Recipe& recipe, const Prompt& prompt, int6
   const TrajectorySection& t = recipe.config.trajectories;
   return make_fingerprint({"trajectory-1", recipe.transformer_hash(), recipe.text_hash(), prompt.text,
                            t.negative_prompt,
-                           fmt::format("{} {} {} {} {} {} {} {} {}", index, recipe.config.run.seed, t.frames,
-                                       t.height, t.width, t.steps, t.guidance, t.shift, t.sampler)});
+                           fmt::format("{} {} {}", index, recipe.config.run.seed, sampling_text(t))});
 }
 
 Trajectory run_teacher(Recipe& recipe, const Prompt& prompt, int64_t index) {
@@ -36,11 +36,7 @@ Trajectory run_teacher(Recipe& recipe, const Prompt& prompt, int64_t index) {
   trajectory.fingerprint = trajectory_fingerprint_of(recipe, prompt, index);
   trajectory.text = recipe.embed(prompt.text);
   trajectory.negative_text = recipe.embed(t.negative_prompt);
-  SamplingOptions options;
-  options.steps = t.steps;
-  options.guidance = t.guidance;
-  options.shift = t.shift;
-  options.kind = parse_sampler(t.sampler);
+  const SamplingOptions options = sampling_options(t);
   std::vector<at::Tensor> latents;
   std::vector<double> timesteps;
   const auto observe = [&](const SamplingStep& step) {

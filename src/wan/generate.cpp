@@ -23,7 +23,7 @@ at::Tensor generate_latents(const Transformer& model, const at::Tensor& text, co
   const auto device = model.parameters().begin()->second.device();
   const int64_t branches = guided ? 2 : 1;
   const auto context = (guided ? at::cat({text, negative_text}) : text).to(device);
-  const Schedule schedule = make_schedule(options.steps, options.shift);
+  const Schedule schedule = make_schedule(options.steps, options.shift, options.schedule);
   const auto sampler = make_sampler(options.kind, schedule, fresh_noise);
 
   at::Tensor latents = noise.to(device, at::kFloat);

@@ -12,6 +12,7 @@ struct SamplingOptions {
   double guidance = 5;  ///< v = v_uncond + guidance * (v_cond - v_uncond); up to 1: the prompt's branch alone
   double shift = 3;
   SamplerKind kind = SamplerKind::unipc;
+  ScheduleKind schedule = ScheduleKind::diffusers_unipc;
 };
 
 /// What one denoising step saw, before it moved on.

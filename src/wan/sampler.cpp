@@ -18,6 +18,49 @@ constexpr std::array<std::pair<SamplerKind, const char*>, 4> kSamplers{
      {SamplerKind::unipc, "unipc"},
      {SamplerKind::dpmpp_2m, "dpm++2m"}}};
 
+constexpr std::array<std::pair<ScheduleKind, const char*>, 5> kSchedules{
+    {{ScheduleKind::wan_unipc, "wan-unipc"},
+     {ScheduleKind::wan_dpmpp, "wan-dpm++"},
+     {ScheduleKind::diffsynth, "diffsynth"},
+     {ScheduleKind::diffusers_unipc, "diffusers-unipc"},
+     {ScheduleKind::diffusers_euler, "diffusers-euler"}}};
+
+template <class Table>
+std::vector<std::string> names_of(const Table& table) {
+  std::vector<std::string> names;
+  for (const auto& [kind, text] : table) names.emplace_back(text);
+  return names;
+}
+
+template <class Table>
+auto parse_name(const Table& table, const std::string& name, const char* what) {
+  for (const auto& [kind, text] : table)
+    if (name == text) return kind;
+  fail_usage("unknown {} '{}': choose one of {}", what, name, fmt::join(names_of(table), ", "));
+}
+
+/// Sigma of step i of n.
+template <class Shift>
+double level_at(ScheduleKind kind, double i, double n, const Shift& shifted) {
+  constexpr double smallest = 0.001, margin = 1e-6;
+  switch (kind) {
+    case ScheduleKind::wan_unipc:
+      return shifted((1 - smallest) * (1 - i / n));
+    case ScheduleKind::wan_dpmpp:
+    case ScheduleKind::diffsynth:
+      return shifted(1 - i / n);
+    case ScheduleKind::diffusers_unipc: {
+      const double sigma = shifted(1 + (smallest - 1) * i / n);
+      return i == 0 && std::abs(sigma - 1) < margin ? sigma - margin : sigma;
+    }
+    case ScheduleKind::diffusers_euler: {
+      const double last = shifted(smallest);
+      return shifted(n == 1 ? 1 : 1 + (last - 1) * i / (n - 1));
+    }
+  }
+  fail_expectation("a known schedule", __FILE__, __LINE__);
+}
+
 class Euler final : public Sampler {
  public:
   explicit Euler(const Schedule& schedule) : sigmas_(schedule.sigmas) {}
@@ -60,17 +103,24 @@ class EulerAncestral final : public Sampler {
 
 }  // namespace
 
-Schedule make_schedule(int64_t steps, double shift) {
+std::vector<std::string> schedule_names() {
+  return names_of(kSchedules);
+}
+
+ScheduleKind parse_schedule(const std::string& name) {
+  return parse_name(kSchedules, name, "schedule");
+}
+
+Schedule make_schedule(int64_t steps, double shift, ScheduleKind kind) {
   if (steps < 1) fail_usage("{} sampling steps (at least one is needed): set steps to 1 or more", steps);
   if (!(shift > 0) || !std::isfinite(shift))
     fail_usage("shift {} (the schedule needs a positive one): set shift above 0, for example 3", shift);
-  constexpr double smallest = 0.001, margin = 1e-6;
+  const auto shifted = [&](double level) { return shift * level / (1 + (shift - 1) * level); };
   Schedule schedule;
   for (int64_t i = 0; i < steps; ++i) {
-    const double level = 1 + (smallest - 1) * static_cast<double>(i) / static_cast<double>(steps);
-    double sigma = shift * level / (1 + (shift - 1) * level);
-    if (i == 0 && std::abs(sigma - 1) < margin) sigma -= margin;
-    schedule.timesteps.push_back(std::trunc(1000 * sigma));
+    const double sigma = level_at(kind, static_cast<double>(i), static_cast<double>(steps), shifted);
+    const bool whole = kind != ScheduleKind::diffsynth && kind != ScheduleKind::diffusers_euler;
+    schedule.timesteps.push_back(whole ? std::trunc(1000 * sigma) : 1000 * sigma);
     schedule.sigmas.push_back(static_cast<double>(static_cast<float>(sigma)));
   }
   schedule.sigmas.push_back(0);
@@ -90,15 +140,11 @@ Schedule schedule_from_sigmas(std::vector<double> sigmas) {
 }
 
 std::vector<std::string> sampler_names() {
-  std::vector<std::string> names;
-  for (const auto& [kind, text] : kSamplers) names.emplace_back(text);
-  return names;
+  return names_of(kSamplers);
 }
 
 SamplerKind parse_sampler(const std::string& name) {
-  for (const auto& [kind, text] : kSamplers)
-    if (name == text) return kind;
-  fail_usage("unknown sampler '{}': choose one of {}", name, fmt::join(sampler_names(), ", "));
+  return parse_name(kSamplers, name, "sampler");
 }
 
 std::string to_string(SamplerKind kind) {

@@ -14,11 +14,25 @@ struct Schedule {
   std::vector<double> sigmas;
   std::vector<double> timesteps;
 };
-/// The schedule of diffusers' UniPC with flow sigmas: from 1 in even steps towards 1/1000, then shifted; a
-/// first sigma of 1 is lowered by 1e-6; t = 1000 sigma truncated to an integer. The sigmas are rounded to
-/// fp32 as there (1 - sigma_0 depends on it by 1 %). Error{usage} for fewer than one step or a shift that is
-/// not positive.
-Schedule make_schedule(int64_t steps, double shift);
+/// The schedules that programs use with Wan2.1; no two are the same. With N steps and u_i their levels before
+/// the shift, sigma_i = shift u_i / (1 + (shift - 1) u_i), each rounded to fp32 as there (for a first level
+/// near 1, 1 - sigma_0 depends on it by 1 %).
+enum class ScheduleKind {
+  wan_unipc,        ///< Wan's own UniPC: u_i = 0.999 (1 - i / N); t = 1000 sigma cut to an integer
+  wan_dpmpp,        ///< Wan's own DPM++: u_i = 1 - i / N; t cut to an integer
+  diffsynth,        ///< DiffSynth-Studio: the same levels; t = 1000 sigma
+  diffusers_unipc,  ///< UniPCMultistepScheduler: u_i = 1 - 0.999 i / N, a first sigma of 1 lowered by 1e-6; t
+                    ///< cut
+  /// FlowMatchEulerDiscreteScheduler: N levels from the shifted 1 to the shifted 1/1000, both included, which
+  /// are then shifted again (sic); t = 1000 sigma.
+  diffusers_euler,
+};
+/// "wan-unipc", "wan-dpm++", "diffsynth", "diffusers-unipc", "diffusers-euler".
+std::vector<std::string> schedule_names();
+/// One of schedule_names(); Error{usage} otherwise.
+ScheduleKind parse_schedule(const std::string& name);
+/// Error{usage} for fewer than one step or a shift that is not positive.
+Schedule make_schedule(int64_t steps, double shift, ScheduleKind kind = ScheduleKind::diffusers_unipc);
 
 /// Any levels: sigmas fall from at most 1 to 0, which comes last; t = 1000 sigma, not truncated.
 Schedule schedule_from_sigmas(std::vector<double> sigmas);

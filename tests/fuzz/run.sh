@@ -55,16 +55,21 @@ compile() {
 }
 sources=(src/base/{errors,log,utf8}.cpp
          src/storage/{atomic_file,dtype,mapped_file,pickle,safetensors,strict_json,torch_content,zip_archive}.cpp)
+object_of() { echo "$out/objects/$(basename "$1" .cpp).o"; }
 objects=()
+for source in "${sources[@]}"; do objects+=("$(object_of "$source")"); done
+for target in "${targets[@]}"; do sources+=("tests/fuzz/${target}_fuzz.cpp"); done
+running=()
 for source in "${sources[@]}"; do
-  objects+=("$out/objects/$(basename "$source" .cpp).o")
-  compile "$source" "${objects[-1]}"
+  while (($(jobs -rp | wc -l) >= $(nproc))); do wait -n || true; done  # what failed is asked for below
+  compile "$source" "$(object_of "$source")" &
+  running+=($!)
 done
+for job in "${running[@]}"; do wait "$job"; done
 "${SURGERY_PYTHON:-python3}" tests/fuzz/seeds.py "$out/seeds"
 
 export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
 for target in "${targets[@]}"; do
-  compile "tests/fuzz/${target}_fuzz.cpp" "$out/objects/${target}_fuzz.o"
   "$compiler" -fsanitize=fuzzer,address,undefined "${objects[@]}" "$out/objects/${target}_fuzz.o" -o "$out/$target"
   mkdir -p "$out/corpus/$target"
   echo "== $target"

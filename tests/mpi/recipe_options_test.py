@@ -5,15 +5,16 @@ Every run takes what it can from one base run, so that each option costs only th
 
 import json
 import pathlib
+import subprocess
 import sys
 
 import h5py
 import numpy
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from small_recipe import hashes, run  # noqa: E402
+from small_recipe import command, environment, hashes, run  # noqa: E402
 
 BLOCKS = "distill/block-*.h5"
 
@@ -175,6 +176,38 @@ def test_several_samples_of_a_prompt_differ(base, tmp_path):
         assert numpy.array_equal(one["latents"], other["latents"]), "the first sample is the same with more of them"
     score, = [s for s in json.loads((directory / "evaluation.json").read_text())["variants"] if s["variant"] == "distilled"]
     assert score["clips"] == 2
+
+
+def latents_of(directory, index):
+    with h5py.File(directory / f"samples/teacher/sample-{index:06d}.h5") as file:
+        return numpy.array(file["latents"])
+
+
+def test_clips_start_from_the_noise_of_a_file_and_by_the_schedule_named(base, tmp_path):
+    directory = tmp_path / "run"
+    options = [f"--run.base={base}", "--generate.samples=2", "--finetune.iterations=0",
+               f"--generate.noise={tmp_path / 'noise.safetensors'}"]
+    noise = numpy.random.default_rng(0).standard_normal((4, 16, 2, 8, 10)).astype(numpy.float32)
+    noise[1] = noise[0]  # both samples of the first prompt
+    save_file({"noise": noise}, tmp_path / "noise.safetensors")
+    continued(base, directory, "select", *options)
+    run(directory, 2, *options, stage="generate")
+    assert numpy.array_equal(latents_of(directory, 0), latents_of(directory, 1))
+    assert not numpy.allclose(latents_of(directory, 2), latents_of(directory, 3), atol=0.1)
+
+    def refused(words, code, *more):
+        result = subprocess.run(command(directory, 2, *options, *more, stage="generate"), env=environment(),
+                                capture_output=True, text=True, timeout=100)
+        assert result.returncode == code and words in result.stderr, result.stderr
+
+    save_file({"noise": 2 * noise}, tmp_path / "noise.safetensors")
+    refused("was made with other settings", 64)
+    refused("was made with other settings", 64, "--generate.schedule=wan-unipc")
+    refused("generate.sampler = unipc cannot start at noise level 1", 64, "--generate.schedule=wan-dpm++")
+    save_file({"noise": noise[:3]}, tmp_path / "noise.safetensors")
+    refused("noise is Float [3, 16, 2, 8, 10], and the clips need floats [4, 16, 2, 8, 10]", 65)
+    (tmp_path / "noise.safetensors").unlink()
+    refused("noise.safetensors", 74)
 
 
 def test_given_shards_are_used_as_they_are(base, tmp_path):

@@ -75,7 +75,18 @@ def test_unipc_alone(steps, shift, tmp_path):
     assert torch.equal(ours["sample"], ours["samples"][-1])
 
 
-@pytest.mark.parametrize("steps", [2, 20])
+@pytest.mark.parametrize("steps, shift", [(1, 3.0), (4, 5.0), (50, 3.0), (50, 8.0)])
+def test_diffusers_euler_schedule_and_steps(steps, shift, tmp_path):
+    tensors = velocities(steps)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(steps)
+    ours = sampled(tmp_path, tensors, "--sampler", "euler", "--schedule", "diffusers-euler", "--shift", shift)
+    agree(ours["sigmas"], scheduler.sigmas, 1e-6)
+    agree(ours["timesteps"], scheduler.timesteps, 1e-6)
+    agree(ours["samples"], walk(scheduler, tensors), TOLERANCE)
+
+
+@pytest.mark.parametrize("steps", [2, 20, 50])
 def test_dpmpp_2m_alone(steps, tmp_path):
     tensors = velocities(steps)
     scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)

@@ -14,23 +14,57 @@ at::Tensor scalar(double value) {
   return at::full({1}, value, at::kFloat);
 }
 
-TEST(Schedule, HasDiffusersLevels) {
-  struct Row {
-    double shift, first, second, middle, last;
-  };
-  for (const Row& row :
-       {Row{3, .999999, .99325, .750375, .060405}, Row{5, .999999, .995939, .833611, .096778},
-        Row{8, .999999, .997458, .889086, .146347}}) {
-    const Schedule schedule = make_schedule(50, row.shift);
-    ASSERT_EQ(schedule.sigmas.size(), 51u);
-    ASSERT_EQ(schedule.timesteps.size(), 50u);
-    EXPECT_NEAR(schedule.sigmas[0], row.first, 1e-7);
-    EXPECT_NEAR(schedule.sigmas[1], row.second, 1e-6);
-    EXPECT_NEAR(schedule.sigmas[25], row.middle, 1e-6);
-    EXPECT_NEAR(schedule.sigmas[49], row.last, 1e-6);
-    EXPECT_EQ(schedule.sigmas[50], 0);
-  }
-  EXPECT_EQ(make_schedule(4, 5).timesteps, (std::vector<double>{999, 937, 833, 625}));
+struct LevelRow {
+  const char* schedule;
+  double shift, first, second, middle, last;
+};
+
+/// sigma 0, 1, 25 and 49 of 50.
+class ScheduleLevels : public testing::TestWithParam<LevelRow> {};
+
+TEST_P(ScheduleLevels, AreThePrograms) {
+  const LevelRow& row = GetParam();
+  const Schedule schedule = make_schedule(50, row.shift, parse_schedule(row.schedule));
+  ASSERT_EQ(schedule.sigmas.size(), 51u);
+  ASSERT_EQ(schedule.timesteps.size(), 50u);
+  EXPECT_NEAR(schedule.sigmas[0], row.first, 6e-7);
+  EXPECT_NEAR(schedule.sigmas[1], row.second, 6e-7);
+  EXPECT_NEAR(schedule.sigmas[25], row.middle, 6e-7);
+  EXPECT_NEAR(schedule.sigmas[49], row.last, 6e-7);
+  EXPECT_EQ(schedule.sigmas[50], 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Table, ScheduleLevels,
+                         testing::Values(LevelRow{"wan-unipc", 3, .999666, .992907, .749625, .057637},
+                                         LevelRow{"wan-unipc", 5, .9998, .995732, .833055, .092507},
+                                         LevelRow{"wan-unipc", 8, .999875, .997328, .888691, .140228},
+                                         LevelRow{"wan-dpm++", 3, 1, .993243, .75, .057692},
+                                         LevelRow{"wan-dpm++", 5, 1, .995935, .833333, .092593},
+                                         LevelRow{"wan-dpm++", 8, 1, .997455, .888889, .140351},
+                                         LevelRow{"diffsynth", 5, 1, .995935, .833333, .092593},
+                                         LevelRow{"diffusers-unipc", 3, .999999, .99325, .750375, .060405},
+                                         LevelRow{"diffusers-unipc", 5, .999999, .995939, .833611, .096778},
+                                         LevelRow{"diffusers-unipc", 8, .999999, .997458, .889086, .146347},
+                                         LevelRow{"diffusers-euler", 3, 1, .993124, .743436, .008929},
+                                         LevelRow{"diffusers-euler", 5, 1, .995872, .829032, .024414},
+                                         LevelRow{"diffusers-euler", 8, 1, .997424, .886435, .060207}));
+
+TEST(Schedule, TimestepsAreCutOrNot) {
+  using Times = std::vector<double>;
+  EXPECT_EQ(make_schedule(4, 5).timesteps, (Times{999, 937, 833, 625}));
+  EXPECT_EQ(make_schedule(4, 5, ScheduleKind::wan_unipc).timesteps, (Times{999, 937, 833, 624}));
+  EXPECT_EQ(make_schedule(4, 5, ScheduleKind::wan_dpmpp).timesteps, (Times{1000, 937, 833, 625}));
+  const Times uncut = make_schedule(4, 5, ScheduleKind::diffsynth).timesteps;
+  EXPECT_EQ(uncut[0], 1000);
+  EXPECT_NEAR(uncut[1], 937.5, 1e-9);
+  EXPECT_NEAR(make_schedule(4, 5, ScheduleKind::diffusers_euler).timesteps[3], 24.414, 1e-3);
+  EXPECT_EQ(make_schedule(1, 5, ScheduleKind::diffusers_euler).timesteps, (Times{1000}));
+}
+
+TEST(Schedule, NamesRoundTrip) {
+  EXPECT_EQ(schedule_names().size(), 5u);
+  for (const std::string& name : schedule_names()) EXPECT_NO_THROW(parse_schedule(name));
+  EXPECT_THROW(parse_schedule("karras"), Error);
 }
 
 TEST(Schedule, RefusesNoStepsAndNoShift) {
