@@ -93,9 +93,8 @@ void write_rejects(const ShardPlan& plan, const std::vector<RejectedRecord>& rej
 
 }  // namespace
 
-LatentSpace latent_space(const Vae& vae, const std::string& vae_hash, const std::string& text_hash,
+LatentSpace latent_space(const VaeConfig& config, const std::string& vae_hash, const std::string& text_hash,
                          int64_t text_length, int64_t text_dim) {
-  const VaeConfig& config = vae.config();
   LatentSpace space{vae_hash, text_hash, config.latents_mean, config.latents_std, text_length, text_dim};
   if (space.latents_mean.empty()) space.latents_mean.assign(static_cast<size_t>(config.z_dim), 0.0);
   if (space.latents_std.empty()) space.latents_std.assign(static_cast<size_t>(config.z_dim), 1.0);

@@ -27,7 +27,7 @@ EncodeClip encode_clip(const std::filesystem::path& path, const std::string& id,
 std::vector<EncodeClip> encode_clips(const Manifest& manifest, const ClipSpec& base, RandomKey key);
 
 /// The space of a VAE's normalised latents; mean 0 and deviation 1 where its configuration names none.
-LatentSpace latent_space(const Vae& vae, const std::string& vae_hash, const std::string& text_hash,
+LatentSpace latent_space(const VaeConfig& vae, const std::string& vae_hash, const std::string& text_hash,
                          int64_t text_length, int64_t text_dim);
 
 struct EncodeOptions {

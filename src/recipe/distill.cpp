@@ -192,12 +192,17 @@ bool make_distillation(Recipe& recipe) {
   for (const auto& group : groups)
     units.push_back({fmt::format("distillation of blocks {}-{}", group.front(), group.back()),
                      static_cast<double>(group.back() + 1 + 4 * static_cast<int64_t>(group.size()))});
+  if (!units.empty() && recipe.config.trajectories.source == "live" && !prepare_trajectory_text(recipe)) {
+    timer.done(0, blocks - std::ssize(missing), std::ssize(missing));
+    return false;
+  }
   if (!units.empty()) recipe.teacher();
   const auto units_left = run_units(
       recipe.session, units, [&](size_t u) { distill_blocks(work, groups[u]); },
       [&] { return recipe.stop_requested(); }, recipe.coordinator());
   int64_t left = 0;  // blocks; what a unit that was stopped has learned is kept in them
   for (const size_t u : units_left) left += std::ssize(groups[u]);
+  recipe.release_teacher();  // encoding comes next
   timer.done(std::ssize(missing) - left, blocks - std::ssize(missing), left);
   return left == 0;
 }

@@ -17,7 +17,7 @@ namespace surgery {
 namespace {
 
 LatentSpace latent_space(Recipe& recipe) {
-  return latent_space(recipe.vae(), recipe.vae_hash(), recipe.text_hash(), recipe.text_length(),
+  return latent_space(recipe.vae_config(), recipe.vae_hash(), recipe.text_hash(), recipe.text_length(),
                       recipe.teacher_config().text_dim);
 }
 
@@ -156,6 +156,8 @@ bool make_latents(Recipe& recipe) {
     keep_index(d, options.folder, plans);
     log_info("encode: {} clips in {} shards", clips.size(), plans.size());
   }
+  recipe.release_text_encoder();
+  recipe.release_vae();
   timer.done(std::ssize(missing) - std::ssize(left), std::ssize(plans) - std::ssize(missing),
              std::ssize(left));
   return left.empty();

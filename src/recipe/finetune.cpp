@@ -13,6 +13,7 @@
 #include "recipe/finetune_checkpoint.h"
 #include "recipe/latent_set.h"
 #include "recipe/student.h"
+#include "recipe/text_cache.h"
 #include "storage/checkpoint.h"
 
 namespace surgery {
@@ -58,7 +59,7 @@ class Trainer {
         student_(std::move(student)),
         data_(data),
         order_(recipe.key("finetune-order"), data.size()),
-        negative_(recipe.embed("")) {
+        negative_(text_rows(recipe, "")) {
     student_.max_gradient = f_.max_gradient == "constant" ? MaxGradient::constant : MaxGradient::through;
     const TensorMap exact = student_.parameters();
     student_.to(recipe.device, f_.precision == "bf16" ? at::kBFloat16 : at::kFloat);
@@ -212,7 +213,13 @@ bool make_finetuning(Recipe& recipe) {
     timer.done(0, f.iterations);
     return true;
   }
+  if (!prepare_text(recipe, {""})) {  // captions that are dropped out become the empty prompt
+    timer.done(0, std::max<int64_t>(0, start_at), f.iterations - std::max<int64_t>(0, start_at));
+    return false;
+  }
+  recipe.release_vae();
   Trainer trainer(recipe, make_student(recipe, selection), data);
+  if (f.teacher_weight == 0) recipe.release_teacher();
   const auto steps = checkpoint_steps(recipe.run.finetune());
   const bool later = recipe.session.world().all_reduce_value(
                          !steps.empty() && steps.back() > start_at ? 1 : 0, Reduction::max) > 0;

@@ -13,6 +13,7 @@
 #include "recipe/model_parts.h"
 #include "recipe/sample_set.h"
 #include "recipe/sampling.h"
+#include "recipe/text_cache.h"
 #include "recipe/trajectory_set.h"
 #include "storage/atomic_file.h"
 
@@ -49,11 +50,11 @@ Sample generate_sample(Recipe& recipe, const Transformer& model, const Prompt& p
   };
   const at::Tensor initial = given.defined() ? given.slice(0, index, index + 1).to(at::kFloat)
                                              : random_normal(key.with("initial"), shape);
-  const at::Tensor latents =
-      generate_latents(model, pad_text(recipe.embed(prompt.text), recipe.text_length()).to(recipe.device),
-                       pad_text(recipe.embed(g.negative_prompt), recipe.text_length()).to(recipe.device),
-                       options, initial.to(recipe.device), noise,
-                       [&](const SamplingStep&) { recipe.check_stop(fmt::format("clip {}", index)); });
+  const at::Tensor latents = generate_latents(
+      model, pad_text(text_rows(recipe, prompt.text), recipe.text_length()).to(recipe.device),
+      pad_text(text_rows(recipe, g.negative_prompt), recipe.text_length()).to(recipe.device), options,
+      initial.to(recipe.device), noise,
+      [&](const SamplingStep&) { recipe.check_stop(fmt::format("clip {}", index)); });
   Sample sample;
   sample.name = prompt.name;
   sample.prompt = prompt.text;
@@ -109,6 +110,12 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
     const bool shown = !videos || shows(video_path(i), fingerprints[static_cast<size_t>(i)]);
     return shown ? state : ArtifactState::missing;
   });
+  std::vector<std::string> texts{g.negative_prompt};
+  for (const Prompt& prompt : prompts) texts.push_back(prompt.text);
+  if (!missing.empty() && !prepare_text(recipe, texts)) {
+    timer.done(0, total - std::ssize(missing), std::ssize(missing));
+    return false;
+  }
   std::vector<WorkUnit> units;
   for (const int64_t i : missing) units.push_back({fmt::format("{} clip {}", variant, i), 1});
   std::optional<Transformer> model;
@@ -173,6 +180,7 @@ bool make_model(Recipe& recipe) {
       folder.commit();
     }
   }
+  recipe.release_teacher();  // generation embeds its prompts first
   recipe.session.world().barrier();
   timer.done(made, 1 - made);
   return true;

@@ -93,12 +93,24 @@ int64_t StagePlanner::student_parameters() const {
   return parameter_count(model_.transformer) + converted_ * 2 * feature_map_parameters(phi_);
 }
 
-/// What a process holds from the first stage on: the teacher's parts are loaded once and kept.
-std::vector<PlanTerm> StagePlanner::resident(bool with_vae) const {
-  std::vector<PlanTerm> terms{{"teacher's weights, fp32", fp32 * double(parameter_count(model_.transformer))},
-                              {"text encoder, fp32", fp32 * double(parameter_count(model_.text_encoder))}};
-  if (with_vae) terms.push_back({"VAE, fp32", fp32 * double(parameter_count(model_.vae))});
-  return terms;
+PlanTerm StagePlanner::teacher() const {
+  return {"teacher's weights, fp32", fp32 * double(parameter_count(model_.transformer))};
+}
+PlanTerm StagePlanner::vae() const {
+  return {"VAE, fp32", fp32 * double(parameter_count(model_.vae))};
+}
+PlanTerm StagePlanner::text_encoder() const {
+  return {"text encoder, fp32", fp32 * double(parameter_count(model_.text_encoder))};
+}
+
+/// The prompts are embedded first and the text encoder is let go: of the two phases the larger one counts.
+std::vector<PlanTerm> StagePlanner::after_text(std::vector<PlanTerm> terms) const {
+  double bytes = 0;
+  for (const PlanTerm& term : terms) bytes += term.bytes;
+  PlanTerm before = text_encoder();
+  if (before.bytes <= bytes) return terms;
+  before.name += " (released before the rest is loaded)";
+  return {before};
 }
 
 /// Activations of one forward without gradient: of a block about 8 tensors [N, dim] and 2 [N, ffn] at once.
@@ -114,8 +126,8 @@ PlanStage StagePlanner::trajectories() const {
   PlanStage stage{.name = "trajectories", .unit = "prompts", .units = t.count + t.held_out};
   stage.clip = {t.frames, t.height, t.width};
   stage.parallel = stage.units;
-  stage.memory = resident(false);
-  stage.memory.push_back({"activations of one forward", forward_work(g, branches(t.guidance), fp32)});
+  stage.memory =
+      after_text({teacher(), {"activations of one forward", forward_work(g, branches(t.guidance), fp32)}});
   if (t.source == "live") {  // made inside distillation, once for every unit of blocks
     stage.units = 0;
     return stage;
@@ -125,7 +137,7 @@ PlanStage StagePlanner::trajectories() const {
   const double latents = bf16 * latent_elements(model_.vae, t.frames, t.height, t.width);
   stage.disk = {{"latents of every step, bf16", double(stage.units) * double(t.steps + 1) * latents},
                 {"text rows, fp32 (at most)",
-                 double(stage.units) * 2 * fp32 * double(model_.text_tokens * model_.transformer.text_dim)}};
+                 double(stage.units) * 3 * fp32 * double(model_.text_tokens * model_.transformer.text_dim)}};
   return stage;
 }
 
@@ -163,7 +175,7 @@ PlanStage StagePlanner::distill() const {
                rows = double(g.tokens) * double(g.heads);
   const double sample = fp32 * (plane * double(4 + rates_.size()) + 2 * rows * double(rates_.size()));
   const double phi = double(rates_.size()) * 2 * double(feature_map_parameters(phi_));
-  stage.memory = resident(false);
+  stage.memory = {teacher()};
   stage.memory.push_back({"activations of one forward", forward_work(g, n, fp32)});
   stage.memory.push_back(
       {fmt::format("q, k, v, y and softmax parts of {} samples of {} blocks", group * n, per_unit),
@@ -175,7 +187,7 @@ PlanStage StagePlanner::distill() const {
   return stage;
 }
 
-/// VAE and text encoder, once a clip. Shards: latents and text rows in bf16.
+/// VAE and text encoder, once a clip; the teacher was let go. Shards: latents and text rows in bf16.
 PlanStage StagePlanner::encode() const {
   const DataSection& d = config_.data;
   PlanStage stage{.name = "encode", .unit = "clips", .units = d.shards.empty() ? clips_ : 0};
@@ -184,7 +196,7 @@ PlanStage StagePlanner::encode() const {
   const double clips = double(stage.units);
   stage.flops = clips * (vae_encode_flops(model_.vae, d.frames, d.height, d.width) +
                          text_encoder_flops(model_.text_encoder, model_.text_tokens));
-  stage.memory = resident(true);
+  stage.memory = {text_encoder(), vae()};
   stage.memory.push_back(
       {"VAE's features of 4 frames", 6 * fp32 * double(model_.vae.base_dim * 4 * d.height * d.width)});
   stage.disk = {
@@ -193,6 +205,7 @@ PlanStage StagePlanner::encode() const {
   return stage;
 }
 
+/// Of the frozen parts only the teacher is needed, and only with teacher_weight.
 /// A step: 3 student forwards for every clip of the global batch (forward and backward), and one of the
 /// teacher with teacher_weight. Kept for backward in a block: about 22 tensors [N, dim] and 2 [N, ffn]. A
 /// checkpoint holds masters and AdamW's moments in fp32; the milestones stay, the newest, and one that is
@@ -210,7 +223,7 @@ PlanStage StagePlanner::finetune() const {
 
   const double parameters = double(student_parameters()), bytes = f.precision == "bf16" ? bf16 : fp32;
   const double kept = double(f.micro_batch) * double(g.tokens) * (22 * double(g.dim) + 2 * double(g.ffn_dim));
-  stage.memory = resident(true);
+  if (f.teacher_weight > 0) stage.memory.push_back(teacher());
   stage.memory.push_back({fmt::format("student's weights, {}", f.precision), bytes * parameters});
   stage.memory.push_back({"master weights, fp32", fp32 * parameters});
   stage.memory.push_back({"AdamW's moments, fp32", 2 * fp32 * parameters});
@@ -224,7 +237,7 @@ PlanStage StagePlanner::finetune() const {
 /// The finished folder: transformer in bf16, the other parts as the teacher's files.
 PlanStage StagePlanner::model() const {
   PlanStage stage{.name = "model", .unit = "folders", .units = 1};
-  stage.memory = resident(true);
+  stage.memory = {teacher()};
   stage.memory.push_back({"student's weights, fp32", fp32 * double(student_parameters())});
   stage.disk = {{"transformer, bf16", bf16 * double(student_parameters())},
                 {"VAE, fp32", fp32 * double(parameter_count(model_.vae))},
@@ -244,11 +257,12 @@ PlanStage StagePlanner::generate() const {
   const double forwards = double(e.steps * branches(e.guidance));
   stage.flops = double(clips) * forwards * (transformer_flops(g) + double(students) * student_flops(g)) +
                 double(stage.units) * vae_decode_flops(model_.vae, e.frames, e.height, e.width);
-  stage.memory = resident(true);
+  stage.memory = {teacher(), vae()};
   stage.memory.push_back({"student's weights, fp32", fp32 * double(student_parameters())});
   stage.memory.push_back({"activations of one forward", forward_work(g, branches(e.guidance), fp32)});
   stage.memory.push_back(
       {"VAE's features of 4 frames", 6 * fp32 * double(model_.vae.base_dim * 4 * e.height * e.width)});
+  stage.memory = after_text(std::move(stage.memory));
   stage.disk = {{"latents, fp32",
                  double(stage.units) * fp32 * latent_elements(model_.vae, e.frames, e.height, e.width)},
                 {"videos (estimate)", double(stage.units) * double(e.frames * e.height * e.width) * 0.1 / 8}};

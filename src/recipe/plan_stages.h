@@ -24,7 +24,10 @@ class StagePlanner {
   CostGeometry geometry(const Section& s) const {
     return cost_geometry(model_.transformer, model_.text_tokens, s.frames, s.height, s.width);
   }
-  std::vector<PlanTerm> resident(bool with_vae) const;
+  PlanTerm teacher() const;
+  PlanTerm vae() const;
+  PlanTerm text_encoder() const;
+  std::vector<PlanTerm> after_text(std::vector<PlanTerm> terms) const;
   double student_flops(const CostGeometry& g) const;
   double forward_work(const CostGeometry& g, int64_t batch, double bytes) const;
   int64_t student_parameters() const;

@@ -117,6 +117,10 @@ const Vae& Recipe::vae() {
   return *vae_;
 }
 
+VaeConfig Recipe::vae_config() {
+  return vae_ ? vae_->config() : Vae::read_config(required_place(config.model, ModelPart::vae));
+}
+
 const Tokenizer& Recipe::tokenizer() {
   if (!tokenizer_) tokenizer_.emplace(Tokenizer::load(required_tokenizer_place(config.model)));
   return *tokenizer_;
@@ -175,10 +179,7 @@ const std::string& Recipe::text_hash() {
 }
 
 at::Tensor Recipe::embed(const std::string& prompt) {
-  auto found = embeddings_.find(prompt);
-  if (found == embeddings_.end())
-    found = embeddings_.emplace(prompt, embed_prompt(tokenizer(), text_encoder(), prompt)).first;
-  return found->second;
+  return embed_prompt(tokenizer(), text_encoder(), prompt);
 }
 
 std::vector<int64_t> Recipe::latent_shape(int64_t frames, int64_t height, int64_t width) const {

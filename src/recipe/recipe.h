@@ -35,6 +35,7 @@ class Recipe {
   at::ScalarType model_dtype() { return teacher().parameters().begin()->second.scalar_type(); }
   const TransformerConfig& teacher_config();
   const Vae& vae();
+  VaeConfig vae_config();  ///< needs no weights
   const Tokenizer& tokenizer();
   const TextEncoder& text_encoder();
   int64_t text_length();  ///< rows of padded text the transformer sees (model_max_length)
@@ -45,7 +46,13 @@ class Recipe {
   const std::string& vae_hash();
   const std::string& text_hash();
 
-  at::Tensor embed(const std::string& prompt);  ///< rows [n, text_dim], fp32, on the CPU; kept per prompt
+  /// Rows [n, text_dim] by the text encoder, fp32, on the CPU. recipe/text_cache.h keeps them for the
+  /// prompts.
+  at::Tensor embed(const std::string& prompt);
+  /// Lets go of a part's memory; it is loaded again when it is asked for.
+  void release_teacher() { teacher_.reset(); }
+  void release_vae() { vae_.reset(); }
+  void release_text_encoder() { text_encoder_.reset(); }
   /// Latent shape [1, 16, T, H/8, W/8] of a clip; Error{usage} when the size does not fit VAE and patches.
   std::vector<int64_t> latent_shape(int64_t frames, int64_t height, int64_t width) const;
 
@@ -76,7 +83,6 @@ class Recipe {
   std::optional<Tokenizer> tokenizer_;
   std::optional<TextEncoder> text_encoder_;
   std::string transformer_hash_, vae_hash_, text_hash_;
-  std::map<std::string, at::Tensor> embeddings_;
   /// Of names and bytes of the files that `list` gives on rank 0.
   std::string hash_files(const std::function<std::vector<std::filesystem::path>()>& list);
 };

@@ -19,6 +19,8 @@ class RunDirectory {
   std::filesystem::path config() const { return root_ / "config.cfg"; }
   std::filesystem::path cache() const { return root_ / "cache"; }
   std::filesystem::path trajectory(int64_t prompt) const;  ///< cache/trajectory-000042.h5
+  std::filesystem::path text() const { return root_ / "text"; }
+  std::filesystem::path text_rows(const std::string& hash) const { return text() / (hash + ".h5"); }
   std::filesystem::path distill() const { return root_ / "distill"; }
   std::filesystem::path block(int64_t block) const;  ///< distill/block-07.h5
   std::filesystem::path tables_csv() const { return root_ / "tables.csv"; }

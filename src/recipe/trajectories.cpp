@@ -5,6 +5,7 @@
 #include "recipe/artifact.h"
 #include "recipe/recipe.h"
 #include "recipe/sampling.h"
+#include "recipe/text_cache.h"
 #include "recipe/trajectory_file.h"
 #include "recipe/trajectory_set.h"
 #include "wan/generate.h"
@@ -34,8 +35,8 @@ Trajectory run_teacher(Recipe& recipe, const Prompt& prompt, int64_t index) {
   Trajectory trajectory;
   trajectory.prompt = prompt.text;
   trajectory.fingerprint = trajectory_fingerprint_of(recipe, prompt, index);
-  trajectory.text = recipe.embed(prompt.text);
-  trajectory.negative_text = recipe.embed(t.negative_prompt);
+  trajectory.text = text_rows(recipe, prompt.text);
+  trajectory.negative_text = text_rows(recipe, t.negative_prompt);
   const SamplingOptions options = sampling_options(t);
   std::vector<at::Tensor> latents;
   std::vector<double> timesteps;
@@ -63,6 +64,12 @@ Trajectory run_teacher(Recipe& recipe, const Prompt& prompt, int64_t index) {
   return trajectory;
 }
 
+bool prepare_trajectory_text(Recipe& recipe) {
+  std::vector<std::string> texts{recipe.config.trajectories.negative_prompt};
+  for (const Prompt& prompt : trajectory_prompts(recipe.config)) texts.push_back(prompt.text);
+  return prepare_text(recipe, texts);
+}
+
 bool make_trajectories(Recipe& recipe) {
   if (recipe.config.trajectories.source == "live") return true;  // distillation runs the teacher itself
   StageTimer timer(recipe, "trajectories");
@@ -76,6 +83,10 @@ bool make_trajectories(Recipe& recipe) {
         return check_artifact(recipe.run, recipe.run.trajectory(i), fingerprints[static_cast<size_t>(i)],
                               [](const auto& path) { return trajectory_fingerprint(path); });
       });
+  if (!missing.empty() && !prepare_trajectory_text(recipe)) {
+    timer.done(0, std::ssize(prompts) - std::ssize(missing), std::ssize(missing));
+    return false;
+  }
   std::vector<WorkUnit> units;
   for (const int64_t i : missing) units.push_back({fmt::format("trajectory {}", i), 1});
   const std::vector<size_t> left = run_units(

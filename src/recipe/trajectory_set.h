@@ -13,7 +13,10 @@ std::vector<Prompt> trajectory_prompts(const Config& config);
 /// What a prompt's trajectory depends on. Collective on first use (hashes of the model).
 std::string trajectory_fingerprint_of(Recipe& recipe, const Prompt& prompt, int64_t index);
 
-/// The teacher's run for one prompt, in memory.
+/// Embeds these prompts and the negative one (prepare_text). Collective; false when it was stopped.
+bool prepare_trajectory_text(Recipe& recipe);
+
+/// The teacher's run for one prompt, in memory. Collective on first use.
 Trajectory run_teacher(Recipe& recipe, const Prompt& prompt, int64_t index);
 
 /// Indices of [0, count) whose artifact is missing; looked up on rank 0, the same on every rank. Collective.

@@ -29,7 +29,7 @@ class EncodeTest : public DataTest {
     return o;
   }
 
-  LatentSpace space() const { return latent_space(vae_, "vae", "text", 8, 6); }
+  LatentSpace space() const { return latent_space(vae_.config(), "vae", "text", 8, 6); }
 
   /// A clip that is drawn; `bad` fails as a damaged file would.
   EncodeClip drawn(int64_t i, bool bad = false) {

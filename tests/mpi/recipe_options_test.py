@@ -178,6 +178,33 @@ def test_several_samples_of_a_prompt_differ(base, tmp_path):
     assert score["clips"] == 2
 
 
+def test_a_prompt_is_embedded_once(base, tmp_path):
+    """By one rank, for every stage; kept rows are what the encoder gives, and are taken from a base like the rest."""
+    files = sorted((base / "text").glob("*.h5"))
+    prompts = []
+    for path in files:
+        with h5py.File(path) as file:
+            prompts.append(bytes(file["prompt"]).decode())
+    with h5py.File(base / "cache/trajectory-000000.h5") as file:
+        kept = {"": numpy.array(file["negative_text"]), bytes(file["prompt"]).decode(): numpy.array(file["text"])}
+    assert len(prompts) == len(set(prompts)) == 7 + 2 + 1, "trajectories, clips, and the empty one"
+    for prompt, rows in kept.items():
+        with h5py.File(files[prompts.index(prompt)]) as file:
+            assert numpy.array_equal(file["text"], rows)
+    directory = tmp_path / "run"
+    said = run(directory, 2, f"--run.base={base}", "--trajectories.steps=10", stage="cache")
+    assert "trajectories: 7 made" in said and "text: " not in said, "all rows are the base's"
+    said = run(tmp_path / "alone", 2, "--trajectories.steps=10", stage="cache")
+    assert "text: 8 prompts encoded, 0 were there" in said
+    pattern = ["cache/*.h5"]
+    assert hashes(directory, pattern) == hashes(tmp_path / "alone", pattern)
+    next(iter(sorted((directory / "text").glob("*.h5")))).write_bytes(b"damaged")
+    (directory / "cache/trajectory-000003.h5").unlink()
+    said = run(directory, 2, "--trajectories.steps=10", stage="cache")
+    assert "text: 1 prompts encoded, 7 were there" in said and "trajectories: 1 made" in said
+    assert hashes(directory, pattern) == hashes(tmp_path / "alone", pattern)
+
+
 def latents_of(directory, index):
     with h5py.File(directory / f"samples/teacher/sample-{index:06d}.h5") as file:
         return numpy.array(file["latents"])
