@@ -16,6 +16,7 @@
 #include "recipe/text_cache.h"
 #include "recipe/trajectory_set.h"
 #include "storage/atomic_file.h"
+#include "wan/diffusers_loader.h"
 
 namespace surgery {
 namespace {
@@ -166,7 +167,7 @@ bool make_model(Recipe& recipe) {
   for (const auto& file : pipeline_files(recipe.config.model)) fingerprint += hash_file(file);
   if (const auto iteration = variant_iteration(variant))
     fingerprint += finetune_checkpoint_hash(recipe.run.finetune(), *iteration);
-  fingerprint += recipe.vae_hash() + recipe.text_hash();
+  fingerprint += recipe.vae_hash() + recipe.text_hash() + hash_bytes(kDiffusersLoader);
   int64_t made = 0;
   if (recipe.session.rank() == 0) {
     const auto stamp = recipe.run.model_stamp();

@@ -68,7 +68,8 @@ class Transformer {
   static TransformerConfig read_config(const std::filesystem::path& where);
   static Transformer random(const TransformerConfig& config,
                             RandomKey key);  ///< initial weights for pretraining
-  /// config.json and weights; what `kept_in_fp32` names is at least fp32 whatever the dtype.
+  /// config.json and weights, of a hybrid model with diffusers' names also the file that loads it there
+  /// (wan/diffusers_loader.h); what `kept_in_fp32` names is at least fp32 whatever the dtype.
   void save(const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as = {}) const;
 
   const TransformerConfig& config() const { return config_; }

@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "storage/atomic_file.h"
 #include "wan/checkpoint.h"
+#include "wan/diffusers_loader.h"
 #include "wan/parameter_check.h"
 #include "wan/sizes_from_tensors.h"
 #include "wan/tensor_names.h"
@@ -171,6 +172,8 @@ void Transformer::save(const std::filesystem::path& folder, at::ScalarType dtype
   if (!as.config_inside)
     write_file(folder / "config.json",
                as.naming == Naming::wan ? config_.to_wan_json(as.text_length) : config_.to_json());
+  if (config_.hybrid && as.naming == Naming::diffusers)
+    write_file(folder / kDiffusersLoaderName, kDiffusersLoader);
 }
 
 std::vector<std::vector<at::Tensor>> Transformer::parameter_groups() {

@@ -56,6 +56,11 @@ def test_second_call_makes_nothing(undisturbed):
     assert "trajectories: nothing to make, 7 reused" in output
 
 
+def test_the_model_brings_the_file_that_loads_it_into_diffusers(undisturbed):
+    source = pathlib.Path(__file__).resolve().parents[2] / "src/wan/surgery_diffusers.py"
+    assert (undisturbed / "model/transformer/surgery_diffusers.py").read_text() == source.read_text()
+
+
 @pytest.mark.parametrize("pattern,after,ranks", [
     ("cache/trajectory-*.h5", 2, 3),
     ("distill/block-*.h5", 1, 1),
