@@ -229,8 +229,10 @@ bool make_evaluation(Recipe& recipe) {
     evaluation.variants.push_back(summarize(variants[v], table[static_cast<int64_t>(v)], asked, shapes));
     const VariantScore& s = evaluation.variants.back();
     if (variant_iteration(variants[v])) checkpoints.push_back(s);
-    log_info("evaluate: {:<12} latent error {:.4f}, PSNR {:.2f} dB{}", s.variant, s.latent_error, s.psnr,
-             s.has_shapes ? ", " + s.shapes.summary() : "");
+    const std::string errors =
+        s.variant == "teacher" ? "the reference"
+                               : fmt::format("latent error {:.4f}, PSNR {:.2f} dB", s.latent_error, s.psnr);
+    log_info("evaluate: {:<12} {}{}", s.variant, errors, s.has_shapes ? ", " + s.shapes.summary() : "");
   }
   if (checkpoints.size() > 1) evaluation.average = average(checkpoints);
   if (recipe.session.rank() == 0) write_file(recipe.run.evaluation(), evaluation_json(evaluation));
