@@ -84,6 +84,12 @@ void export_diffusers(const Export& wanted, const fs::path& output) {
     log_info("text_encoder written");
   }
   if (const auto tokenizer = tokenizer_if_there(wanted.model)) copy_whole(*tokenizer, output / "tokenizer");
+  for (const char* part : {"vae", "text_encoder", "tokenizer"})
+    if (!fs::exists(output / part)) {
+      log_warning("there is no {} to export (name it with --model.{}): without it this is no whole pipeline",
+                  part, part);
+      return;  // model_index.json would name what is not there
+    }
   write_pipeline_files(output);
   for (const fs::path& file : pipeline_files(wanted.model))
     copy_whole(file, output / fs::relative(file, wanted.model.path));

@@ -1,5 +1,6 @@
 // Stage 2: every block learns its feature maps alone, all rates from one pass; sharded by groups of blocks.
 #include <algorithm>
+#include <numeric>
 
 #include "base/errors.h"
 #include "base/log.h"
@@ -192,7 +193,9 @@ bool make_distillation(Recipe& recipe) {
   for (const auto& group : groups)
     units.push_back({fmt::format("distillation of blocks {}-{}", group.front(), group.back()),
                      static_cast<double>(group.back() + 1 + 4 * static_cast<int64_t>(group.size()))});
-  if (!units.empty() && recipe.config.trajectories.source == "live" && !prepare_trajectory_text(recipe)) {
+  std::vector<int64_t> live(recipe.config.trajectories.source == "live" ? work.prompts.size() : 0);
+  std::iota(live.begin(), live.end(), 0);
+  if (!units.empty() && !live.empty() && !prepare_trajectory_text(recipe, live)) {
     timer.done(0, blocks - std::ssize(missing), std::ssize(missing));
     return false;
   }

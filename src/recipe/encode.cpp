@@ -137,15 +137,22 @@ bool make_latents(Recipe& recipe) {
     missing.push_back(i);
     units.push_back({plans[i].path.filename().string(), static_cast<double>(plans[i].clips.size())});
   }
+  if (!missing.empty()) recipe.release_teacher();
+  std::map<std::string, at::Tensor> captions;  // clips of one video often share theirs
+  const EmbedPrompt embed = [&](const std::string& caption) {
+    constexpr size_t kMostCaptions = 256;
+    if (captions.size() >= kMostCaptions && !captions.contains(caption)) captions.clear();
+    at::Tensor& rows = captions[caption];
+    if (!rows.defined()) rows = recipe.embed(caption);
+    return rows;
+  };
   const std::vector<size_t> left = run_units(
       recipe.session, units,
       [&](size_t u) {
-        const EncodeResult result = encode_shard(
-            plans[missing[u]], recipe.vae(), [&](const std::string& prompt) { return recipe.embed(prompt); },
-            [&] {
-              recipe.progress();
-              return recipe.stop_requested();
-            });
+        const EncodeResult result = encode_shard(plans[missing[u]], recipe.vae(), embed, [&] {
+          recipe.progress();
+          return recipe.stop_requested();
+        });
         for (const RejectedRecord& bad : result.rejected)
           log_warning("encode: left out {}: {}", bad.where, bad.reason);
         if (result.status == EncodeStatus::stopped)

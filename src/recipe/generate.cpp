@@ -36,6 +36,8 @@ at::Tensor given_noise(const Recipe& recipe, int64_t clips) {
            "sample",
            g.noise, at::toString(noise.scalar_type()), fmt::join(noise.sizes(), ", "),
            fmt::join(shape, ", "));
+  VALIDATE(at::isfinite(noise).all().item<bool>(), "generate.noise = {}: holds numbers that are not finite",
+           g.noise);
   return noise;
 }
 
@@ -56,6 +58,9 @@ Sample generate_sample(Recipe& recipe, const Transformer& model, const Prompt& p
       pad_text(text_rows(recipe, g.negative_prompt), recipe.text_length()).to(recipe.device), options,
       initial.to(recipe.device), noise,
       [&](const SamplingStep&) { recipe.check_stop(fmt::format("clip {}", index)); });
+  if (!at::isfinite(latents).all().item<bool>())
+    fail_data("clip {} ('{}') is not finite (the model or the guidance is unusable): check the model", index,
+              prompt.text);
   Sample sample;
   sample.name = prompt.name;
   sample.prompt = prompt.text;
@@ -111,9 +116,13 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
     const bool shown = !videos || shows(video_path(i), fingerprints[static_cast<size_t>(i)]);
     return shown ? state : ArtifactState::missing;
   });
+  const std::vector<int64_t> sampled = missing_units(recipe, total, [&](int64_t i) {
+    return std::filesystem::exists(sample_path(recipe.run, variant, i)) ? ArtifactState::present
+                                                                        : ArtifactState::missing;
+  });
   std::vector<std::string> texts{g.negative_prompt};
-  for (const Prompt& prompt : prompts) texts.push_back(prompt.text);
-  if (!missing.empty() && !prepare_text(recipe, texts)) {
+  for (const int64_t i : sampled) texts.push_back(prompt_of(i).text);
+  if (!sampled.empty() && !prepare_text(recipe, texts)) {
     timer.done(0, total - std::ssize(missing), std::ssize(missing));
     return false;
   }

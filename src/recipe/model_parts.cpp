@@ -84,7 +84,7 @@ void write_other_parts(const ModelSection& model, const fs::path& folder) {
       Vae::load(place).save(target, at::kFloat);
     } else {
       TextEncoder encoder = TextEncoder::load(place);
-      encoder.save(target, encoder.parameters().begin()->second.scalar_type());
+      encoder.save(target, common_dtype(encoder.parameters()));
     }
   }
   copy_whole(find_tokenizer(required_tokenizer_place(model)), folder / "tokenizer");

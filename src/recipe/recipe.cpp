@@ -99,11 +99,19 @@ const TransformerConfig& Recipe::teacher_config() {
   return *teacher_config_;
 }
 
+at::ScalarType Recipe::model_dtype() {
+  if (device.is_cpu())
+    return at::kFloat;  // weights may be shipped in bf16; on the CPU all is computed in fp32
+  if (!model_dtype_)    // mapped: nothing but the header is read
+    model_dtype_ =
+        common_dtype(Transformer::load(required_place(config.model, ModelPart::transformer)).parameters());
+  return *model_dtype_;
+}
+
 const Transformer& Recipe::teacher() {
   if (!teacher_) {
     teacher_ = Transformer::load(required_place(config.model, ModelPart::transformer));
-    // Weights may be shipped in bf16; on the CPU everything is computed in fp32.
-    teacher_->to(device, device.is_cpu() ? at::kFloat : teacher_->parameters().begin()->second.scalar_type());
+    teacher_->to(device, model_dtype());
     teacher_->set_requires_grad(false);
   }
   return *teacher_;
@@ -129,8 +137,9 @@ const Tokenizer& Recipe::tokenizer() {
 const TextEncoder& Recipe::text_encoder() {
   if (!text_encoder_) {
     text_encoder_ = TextEncoder::load(required_place(config.model, ModelPart::text_encoder));
-    text_encoder_->to(
-        device, device.is_cpu() ? at::kFloat : text_encoder_->parameters().begin()->second.scalar_type());
+    at::ScalarType dtype = device.is_cpu() ? at::kFloat : common_dtype(text_encoder_->parameters());
+    if (dtype == at::kHalf) dtype = at::kBFloat16;  // umT5's activations exceed what fp16 can hold
+    text_encoder_->to(device, dtype);
   }
   return *text_encoder_;
 }
@@ -179,7 +188,11 @@ const std::string& Recipe::text_hash() {
 }
 
 at::Tensor Recipe::embed(const std::string& prompt) {
-  return embed_prompt(tokenizer(), text_encoder(), prompt);
+  at::Tensor rows = embed_prompt(tokenizer(), text_encoder(), prompt);
+  VALIDATE(at::isfinite(rows).all().item<bool>(),
+           "the text encoder's rows of '{}' are not finite (its weights are unusable): check the model",
+           prompt);
+  return rows;
 }
 
 std::vector<int64_t> Recipe::latent_shape(int64_t frames, int64_t height, int64_t width) const {

@@ -32,7 +32,7 @@ class Recipe {
 
   const Transformer& teacher();
   /// What the transformer computes in: fp32 on the CPU, its file's own type elsewhere.
-  at::ScalarType model_dtype() { return teacher().parameters().begin()->second.scalar_type(); }
+  at::ScalarType model_dtype();
   const TransformerConfig& teacher_config();
   const Vae& vae();
   VaeConfig vae_config();  ///< needs no weights
@@ -79,6 +79,7 @@ class Recipe {
   std::unique_ptr<Watchdog> watchdog_;  ///< none without run.stall_minutes
   std::optional<Transformer> teacher_;
   std::optional<TransformerConfig> teacher_config_;
+  std::optional<at::ScalarType> model_dtype_;
   std::optional<Vae> vae_;
   std::optional<Tokenizer> tokenizer_;
   std::optional<TextEncoder> text_encoder_;

@@ -92,7 +92,9 @@ std::vector<std::string> sample_fingerprints(Recipe& recipe, const Selection& se
   if (variant != "teacher") model += student_fingerprint(recipe, selection);
   if (const auto iteration = variant_iteration(variant))
     model += finetune_checkpoint_hash(recipe.run.finetune(), *iteration);
-  const std::string noise = g.noise.empty() ? "" : " " + hash_file(g.noise);
+  std::string noise;
+  if (!g.noise.empty() && recipe.session.rank() == 0) noise = " " + hash_file(g.noise);
+  noise = recipe.session.world().broadcast_text(noise, 0);
   std::vector<std::string> fingerprints;
   for (const Prompt& prompt : prompts)
     for (int64_t i = 0; i < g.samples; ++i)

@@ -54,6 +54,7 @@ bool prepare_text(Recipe& recipe, std::vector<std::string> prompts) {
     });
   });
   if (missing.empty()) return true;
+  recipe.release_teacher();  // not both at once
   std::vector<WorkUnit> units;
   for (const int64_t i : missing) units.push_back({fmt::format("text of prompt {}", i), 1});
   const std::vector<size_t> left = run_units(
@@ -72,7 +73,8 @@ bool prepare_text(Recipe& recipe, std::vector<std::string> prompts) {
 
 at::Tensor text_rows(Recipe& recipe, const std::string& prompt) {
   const auto path = recipe.run.text_rows(text_fingerprint(recipe, prompt));
-  return std::filesystem::exists(path) ? read_text(path, prompt) : recipe.embed(prompt);
+  require_file(path, "run");
+  return read_text(path, prompt);
 }
 
 }  // namespace surgery

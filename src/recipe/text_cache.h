@@ -12,8 +12,8 @@ namespace surgery {
 /// never mistaken for them. Collective; false when a stop was asked for before all are there.
 bool prepare_text(Recipe& recipe, std::vector<std::string> prompts);
 
-/// Rows [n, text_dim] of a prompt, fp32, on the CPU: those that prepare_text left, or encoded here.
-/// Error{data} for a damaged file.
+/// Rows [n, text_dim] of a prompt, fp32, on the CPU, as prepare_text left them. Error{io} where there are
+/// none, Error{data} for a damaged file.
 at::Tensor text_rows(Recipe& recipe, const std::string& prompt);
 
 }  // namespace surgery

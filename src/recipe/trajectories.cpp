@@ -64,9 +64,10 @@ Trajectory run_teacher(Recipe& recipe, const Prompt& prompt, int64_t index) {
   return trajectory;
 }
 
-bool prepare_trajectory_text(Recipe& recipe) {
+bool prepare_trajectory_text(Recipe& recipe, const std::vector<int64_t>& indices) {
+  const auto prompts = trajectory_prompts(recipe.config);
   std::vector<std::string> texts{recipe.config.trajectories.negative_prompt};
-  for (const Prompt& prompt : trajectory_prompts(recipe.config)) texts.push_back(prompt.text);
+  for (const int64_t i : indices) texts.push_back(prompts[static_cast<size_t>(i)].text);
   return prepare_text(recipe, texts);
 }
 
@@ -83,7 +84,7 @@ bool make_trajectories(Recipe& recipe) {
         return check_artifact(recipe.run, recipe.run.trajectory(i), fingerprints[static_cast<size_t>(i)],
                               [](const auto& path) { return trajectory_fingerprint(path); });
       });
-  if (!missing.empty() && !prepare_trajectory_text(recipe)) {
+  if (!missing.empty() && !prepare_trajectory_text(recipe, missing)) {
     timer.done(0, std::ssize(prompts) - std::ssize(missing), std::ssize(missing));
     return false;
   }

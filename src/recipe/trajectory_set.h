@@ -13,8 +13,9 @@ std::vector<Prompt> trajectory_prompts(const Config& config);
 /// What a prompt's trajectory depends on. Collective on first use (hashes of the model).
 std::string trajectory_fingerprint_of(Recipe& recipe, const Prompt& prompt, int64_t index);
 
-/// Embeds these prompts and the negative one (prepare_text). Collective; false when it was stopped.
-bool prepare_trajectory_text(Recipe& recipe);
+/// Embeds the prompts of these indices and the negative one (prepare_text). Collective; false when it was
+/// stopped.
+bool prepare_trajectory_text(Recipe& recipe, const std::vector<int64_t>& indices);
 
 /// The teacher's run for one prompt, in memory. Collective on first use.
 Trajectory run_teacher(Recipe& recipe, const Prompt& prompt, int64_t index);

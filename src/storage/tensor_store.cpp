@@ -1,5 +1,6 @@
 #include "storage/tensor_store.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -134,6 +135,12 @@ TensorMap TensorStore::all() const {
   TensorMap result;
   for (const auto& [name, place] : where_) result[name] = get(name);
   return result;
+}
+
+at::ScalarType common_dtype(const TensorMap& tensors) {
+  std::map<at::ScalarType, int64_t> counts{{at::kFloat, 0}};
+  for (const auto& [name, tensor] : tensors) counts[tensor.scalar_type()] += tensor.numel();
+  return std::ranges::max_element(counts, {}, [](const auto& entry) { return entry.second; })->first;
 }
 
 void save_tensors(const fs::path& path, const TensorMap& tensors,

@@ -49,6 +49,9 @@ class TensorStore {
   std::string description_;
 };
 
+/// The type that most of the numbers have; some files keep norms wider than matrices. fp32 for no tensors.
+at::ScalarType common_dtype(const TensorMap& tensors);
+
 /// Writes tensors (any device, contiguous or not) as one safetensors file, atomically.
 void save_tensors(const std::filesystem::path& path, const TensorMap& tensors,
                   const std::map<std::string, std::string>& metadata = {});

@@ -194,7 +194,7 @@ fs::path config_beside(const Candidate& candidate, const Content& content, bool 
   return alone ? fs::path() : config;
 }
 
-/// What a candidate holds. One that cannot be read is only noted where others may hold the part.
+/// What a candidate holds. One that cannot be read is noted, so that all of them are told at once.
 std::optional<Content> content_of_candidate(const Candidate& candidate, bool only_one,
                                             std::vector<std::string>& unreadable) {
   try {
@@ -227,9 +227,11 @@ std::optional<std::pair<Candidate, Content>> choose(ModelPart part, const std::v
         candidate.place().filename().string());
     chosen.emplace(candidate, *content);
   }
-  VALIDATE(chosen || unreadable.empty(),
-           "{}: no weights of a {} were found, and not every file can be read: {}", where.string(),
-           in_words(part), fmt::join(unreadable, "; "));
+  // What cannot be read may be the one that is meant, and another copy must not silently take its place.
+  VALIDATE(unreadable.empty(),
+           "{}: which file holds the {} is told by content, and not every file can be read ({}): download it "
+           "again, move it away, or name the file that is meant",
+           where.string(), in_words(part), fmt::join(unreadable, "; "));
   return chosen;
 }
 
@@ -251,7 +253,8 @@ std::optional<PartFiles> find(ModelPart part, const fs::path& where, std::vector
   if (!fs::exists(where))
     fail_io("{}: no such file or folder (the {} is read from there): check model.path or --model",
             where.string(), in_words(part));
-  const fs::path own_folder = where / to_string(part);
+  const bool named = fs::is_directory(where) && where.lexically_normal().filename() == to_string(part);
+  const fs::path own_folder = named ? where : where / to_string(part);
   const bool is_file = !fs::is_directory(where), owned = fs::is_directory(own_folder);
   const std::vector<Candidate> candidates = owned     ? candidates_in_own_folder(part, own_folder)
                                             : is_file ? std::vector<Candidate>{one_file(where)}

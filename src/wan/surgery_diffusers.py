@@ -19,8 +19,12 @@ import pathlib
 
 import torch
 import torch.nn.functional as F
+import diffusers
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file
+
+if tuple(int(part) for part in diffusers.__version__.split(".")[:2]) < (0, 35):
+    raise ImportError(f"diffusers {diffusers.__version__} is too old for this file: install 0.35 or later")
 
 CHUNK = 1024  # tokens at a time, so that memory stays linear in N
 

@@ -15,6 +15,15 @@ uint64_t bytes_of(const SavedTensor& saved) {
   return static_cast<uint64_t>(saved.tensor.numel()) * c10::elementSize(saved.dtype);
 }
 
+/// Error{data} where a number does not fit the type of the file: fp16 ends at 65504.
+at::Tensor converted(const SavedTensor& saved) {
+  at::Tensor tensor = saved.tensor.detach().to(at::kCPU, saved.dtype);
+  if (saved.dtype == at::kHalf && saved.tensor.scalar_type() != at::kHalf)
+    VALIDATE(!(at::isfinite(saved.tensor).to(at::kCPU) & ~at::isfinite(tensor)).any().item<bool>(),
+             "{}: holds numbers beyond 65504, the largest of fp16: write bf16 or fp32", saved.name);
+  return tensor;
+}
+
 /// Number of tensors in each shard.
 std::vector<size_t> plan_shards(const std::vector<SavedTensor>& tensors, uint64_t shard_bytes) {
   std::vector<size_t> counts;
@@ -50,7 +59,7 @@ void write_weights(const std::filesystem::path& folder, const std::string& stem,
                            : fmt::format("{}-{:05}-of-{:05}.safetensors", stem, shard + 1, shards.size());
     TensorMap content;
     for (size_t i = 0; i < shards[shard]; ++i, ++next) {
-      content[next->name] = next->tensor.detach().to(at::kCPU, next->dtype);
+      content[next->name] = converted(*next);
       where[next->name] = name;
       total += bytes_of(*next);
     }

@@ -250,13 +250,35 @@ TEST(Checkpoint, WhatIsNotThereIsTold) {
                [&] { Transformer::load(folder / "cut.safetensors"); });
 }
 
-TEST(Checkpoint, DamagedFilesOfOtherPartsDoNotMatter) {
+TEST(Checkpoint, NothingTakesTheSilentPlaceOfADamagedFile) {
   const TestFolder folder;
   transformer().save(folder.path(), at::kFloat, {.naming = Naming::wan, .stem = ""});
-  write_raw(folder / "Wan2.1_VAE.pth", "neither a zip archive nor safetensors");
   EXPECT_EQ(Transformer::load(folder.path()).config().num_layers, 3);
-  expect_error(ExitCode::data, "Wan2.1_VAE.pth", [&] { Vae::load(folder.path()); });
-  expect_error(ExitCode::data, "Wan2.1_VAE.pth", [&] { find_part(ModelPart::vae, folder.path()); });
+  write_raw(folder / "backup.safetensors", "neither a zip archive nor safetensors");
+  expect_error(ExitCode::data, "backup.safetensors", [&] { Transformer::load(folder.path()); });
+  expect_error(ExitCode::data, "name the file that is meant", [&] { Vae::load(folder.path()); });
+  expect_error(ExitCode::data, "name the file that is meant",
+               [&] { find_part(ModelPart::vae, folder.path()); });
+  EXPECT_EQ(Transformer::load(folder / "diffusion_pytorch_model.safetensors").config().num_layers, 3);
+}
+
+TEST(Checkpoint, APartsOwnFolderMayBeNamedItself) {
+  const TestFolder folder;
+  transformer().save(folder / "m/transformer", at::kFloat);
+  fs::copy(folder / "m/transformer/diffusion_pytorch_model.safetensors",
+           folder / "m/transformer/diffusion_pytorch_model.fp16.safetensors");
+  const auto whole = require_part(ModelPart::transformer, folder / "m"),
+             own = require_part(ModelPart::transformer, folder / "m/transformer");
+  EXPECT_EQ(content_of(whole), content_of(own));
+  EXPECT_EQ(own.weights.size(), 1u);
+}
+
+TEST(Checkpoint, NumbersThatFp16CannotHoldAreNotWritten) {
+  const TestFolder folder;
+  Transformer model = transformer();
+  model.parameters().at("blocks.0.ffn.net.2.weight").flatten()[0] = 1e5;
+  expect_error(ExitCode::data, "blocks.0.ffn.net.2.weight", [&] { model.save(folder / "m", at::kHalf); });
+  model.save(folder / "b", at::kBFloat16);
 }
 
 TEST(Checkpoint, ShardsOfAnIndexLieInItsFolder) {
