@@ -13,6 +13,7 @@ Command finetune_command();
 Command forward_command();
 Command generate_command();
 Command info_command();
+Command init_command();
 Command inspect_command();
 Command plan_command();
 Command pretrain_command();
@@ -37,6 +38,7 @@ const std::vector<Command>& commands() {
       forward_command(),
       bench_command(),
       export_command(),
+      init_command(),
       inspect_command(),
       pretrain_command(),
       info_command(),

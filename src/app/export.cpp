@@ -1,9 +1,8 @@
 // A model in another layout and dtype: checked on the way in, complete or absent on the way out.
 #include <filesystem>
 
-#include "app/command.h"
+#include "app/checkpoint_options.h"
 #include "base/log.h"
-#include "base/text.h"
 #include "recipe/model_parts.h"
 #include "storage/atomic_file.h"
 #include "wan/pipeline_files.h"
@@ -27,33 +26,11 @@ struct Export {
   uint64_t shard_bytes = 5'000'000'000;  // the hub's own
 };
 
-at::ScalarType parse_dtype(const std::string& option, const std::string& name) {
-  if (name == "fp32") return at::kFloat;
-  if (name == "bf16") return at::kBFloat16;
-  if (name == "fp16") return at::kHalf;
-  fail_usage("--{} = {} must be one of fp32, bf16, fp16", option, name);
-}
-
 Layout parse_layout(const std::string& name) {
   if (name == "diffusers") return Layout::diffusers;
   if (name == "wan") return Layout::wan;
   if (name == "comfy") return Layout::comfy;
   fail_usage("--layout = {} must be one of diffusers, wan, comfy", name);
-}
-
-/// "5GB", "200MB", "64KB" or bytes; decimal units, as the hub counts.
-uint64_t parse_bytes(const std::string& text) {
-  uint64_t unit = 1;
-  std::string number = text;
-  for (const auto& [suffix, bytes] : {std::pair("KB", 1'000), {"MB", 1'000'000}, {"GB", 1'000'000'000}})
-    if (text.ends_with(suffix)) {
-      unit = static_cast<uint64_t>(bytes);
-      number = text.substr(0, text.size() - 2);
-    }
-  const auto count = parse_number<uint64_t>(number);
-  if (!count || *count == 0 || *count > UINT64_MAX / unit)
-    fail_usage("--shard-size = {} must be a size as 5GB, 200MB or a number of bytes", text);
-  return *count * unit;
 }
 
 /// The part's place, when the part is there.
@@ -106,15 +83,12 @@ void export_wan(const Export& wanted, const fs::path& output) {
   }
   Transformer::load(part_place(wanted.model, ModelPart::transformer)).save(output, wanted.dtype, as);
   log_info("transformer written");
-  const SaveAs inside{.naming = Naming::wan, .stem = "Wan2.1_VAE", .config_inside = true};
   if (const auto vae = place_if_there(wanted.model, ModelPart::vae)) {
-    Vae::load(*vae).save(output, wanted.vae_dtype, inside);
+    Vae::load(*vae).save(output, wanted.vae_dtype, original_vae());
     log_info("vae written");
   }
   if (const auto text = place_if_there(wanted.model, ModelPart::text_encoder)) {
-    SaveAs encoder = inside;
-    encoder.stem = "models_t5_umt5-xxl-enc-" + wanted.dtype_name;
-    TextEncoder::load(*text).save(output, wanted.dtype, encoder);
+    TextEncoder::load(*text).save(output, wanted.dtype, original_text_encoder(wanted.dtype_name));
     log_info("text_encoder written");
   }
 }
@@ -135,10 +109,7 @@ void check_output(const Export& wanted) {
   if (wanted.layout == Layout::comfy && output.extension() != ".safetensors")
     fail_usage("--output = {} is a file in the layout comfy: give it a name that ends in .safetensors",
                output.string());
-  if (fs::exists(output) &&
-      !(wanted.layout != Layout::comfy && fs::is_directory(output) && fs::is_empty(output)))
-    fail_usage("{} exists already (it would be overwritten): give another --output, or remove it",
-               output.string());
+  check_output_is_new(output, wanted.layout == Layout::comfy ? OutputKind::file : OutputKind::folder);
 }
 
 ExitCode run(Context& context) {
@@ -146,13 +117,12 @@ ExitCode run(Context& context) {
   Export wanted;
   wanted.model = context.config.model;
   wanted.model.path = options.text("model");
-  wanted.output = options.text("output");
-  if (!wanted.output.has_filename()) wanted.output = wanted.output.parent_path();  // "out/" is "out"
+  wanted.output = output_option(options);
   wanted.layout = parse_layout(options.text("layout", "diffusers"));
   wanted.dtype_name = options.text("dtype", "bf16");
-  wanted.dtype = parse_dtype("dtype", wanted.dtype_name);
-  wanted.vae_dtype = parse_dtype("vae-dtype", options.text("vae-dtype", "fp32"));
-  wanted.shard_bytes = parse_bytes(options.text("shard-size", "5GB"));
+  wanted.dtype = dtype_option(options, "dtype", "bf16");
+  wanted.vae_dtype = dtype_option(options, "vae-dtype", "fp32");
+  wanted.shard_bytes = shard_size_option(options);
   if (wanted.layout == Layout::comfy && options.has("shard-size"))
     fail_usage("--shard-size: the layout comfy is one file: leave it out");
   if (context.session.rank() != 0) return ExitCode::done;

@@ -1,5 +1,8 @@
 #include "base/random.h"
 
+#include <ATen/Parallel.h>
+
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -20,7 +23,9 @@ constexpr double kTwoPow32 = 4294967296.0;
 
 }  // namespace
 
-RandomKey RandomKey::with(uint64_t index) const { return {seed, mix(stream ^ mix(index + 1))}; }
+RandomKey RandomKey::with(uint64_t index) const {
+  return {seed, mix(stream ^ mix(index + 1))};
+}
 
 RandomKey RandomKey::with(std::string_view word) const {
   uint64_t hash = 0xCBF29CE484222325ull;  // FNV-1a
@@ -65,33 +70,53 @@ int64_t RandomStream::below(int64_t bound) {
   return static_cast<int64_t>(uniform() * static_cast<double>(bound));
 }
 
-at::Tensor random_normal(RandomKey key, at::IntArrayRef shape) {
-  at::Tensor out = at::empty(shape, at::kFloat);
+namespace {
+
+/// Elements [begin, end) of a stream, each group of four made from one block of four words.
+template <class Group>
+at::Tensor random_elements(RandomKey key, int64_t begin, int64_t end, const Group& group) {
+  EXPECT(begin % 4 == 0 && begin <= end);
+  at::Tensor out = at::empty({end - begin}, at::kFloat);
   float* data = out.data_ptr<float>();
-  const int64_t n = out.numel();
-  for (int64_t i = 0; i < n; i += 4) {
-    const auto w = philox(key, static_cast<uint64_t>(i / 4));
-    for (int64_t pair = 0; pair < 2 && i + 2 * pair < n; ++pair) {
-      const double u = (w[static_cast<size_t>(2 * pair)] + 1.0) / kTwoPow32;
-      const double angle = 2.0 * std::numbers::pi * w[static_cast<size_t>(2 * pair + 1)] / kTwoPow32;
-      const double radius = std::sqrt(-2.0 * std::log(u));
-      data[i + 2 * pair] = static_cast<float>(radius * std::cos(angle));
-      if (i + 2 * pair + 1 < n) data[i + 2 * pair + 1] = static_cast<float>(radius * std::sin(angle));
+  at::parallel_for(0, (end - begin + 3) / 4, 4096, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const std::array<float, 4> values = group(philox(key, static_cast<uint64_t>(begin / 4 + i)));
+      std::copy_n(values.begin(), std::min<int64_t>(4, end - begin - 4 * i), data + 4 * i);
     }
-  }
+  });
   return out;
 }
 
+}  // namespace
+
+at::Tensor random_normal(RandomKey key, int64_t begin, int64_t end) {
+  return random_elements(key, begin, end, [](const std::array<uint32_t, 4>& w) {
+    std::array<float, 4> values{};
+    for (size_t pair = 0; pair < 4; pair += 2) {
+      const double u = (w[pair] + 1.0) / kTwoPow32;
+      const double angle = 2.0 * std::numbers::pi * w[pair + 1] / kTwoPow32;
+      const double radius = std::sqrt(-2.0 * std::log(u));
+      values[pair] = static_cast<float>(radius * std::cos(angle));
+      values[pair + 1] = static_cast<float>(radius * std::sin(angle));
+    }
+    return values;
+  });
+}
+
+at::Tensor random_uniform(RandomKey key, int64_t begin, int64_t end) {
+  return random_elements(key, begin, end, [](const std::array<uint32_t, 4>& w) {
+    std::array<float, 4> values{};
+    for (size_t j = 0; j < 4; ++j) values[j] = static_cast<float>(w[j] >> 8) * 0x1.0p-24f;
+    return values;
+  });
+}
+
+at::Tensor random_normal(RandomKey key, at::IntArrayRef shape) {
+  return random_normal(key, 0, c10::multiply_integers(shape)).view(shape);
+}
+
 at::Tensor random_uniform(RandomKey key, at::IntArrayRef shape) {
-  at::Tensor out = at::empty(shape, at::kFloat);
-  float* data = out.data_ptr<float>();
-  const int64_t n = out.numel();
-  for (int64_t i = 0; i < n; i += 4) {
-    const auto w = philox(key, static_cast<uint64_t>(i / 4));
-    for (int64_t j = 0; j < 4 && i + j < n; ++j)
-      data[i + j] = static_cast<float>(w[static_cast<size_t>(j)] >> 8) * 0x1.0p-24f;
-  }
-  return out;
+  return random_uniform(key, 0, c10::multiply_integers(shape)).view(shape);
 }
 
 }  // namespace surgery

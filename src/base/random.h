@@ -40,5 +40,8 @@ class RandomStream {
 /// fp32 CPU tensors of the given shape filled from the stream (element i depends on key and i only).
 at::Tensor random_normal(RandomKey key, at::IntArrayRef shape);
 at::Tensor random_uniform(RandomKey key, at::IntArrayRef shape);
+/// Their elements [begin, end) alone, flat; `begin` is a multiple of 4.
+at::Tensor random_normal(RandomKey key, int64_t begin, int64_t end);
+at::Tensor random_uniform(RandomKey key, int64_t begin, int64_t end);
 
 }  // namespace surgery

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -52,7 +53,8 @@ struct SafetensorsTensor {
   std::string name;
   DType dtype = DType::f32;
   std::vector<int64_t> shape;
-  std::span<const std::byte> bytes;
+  /// Gives its bytes to `write`, piece after piece; called once, when it is this tensor's turn.
+  std::function<void(const std::function<void(std::span<const std::byte>)>& write)> content;
 };
 
 /// Writes one file atomically (temporary name, fsync, rename). Order and padding as the reference writer.

@@ -143,19 +143,56 @@ at::ScalarType common_dtype(const TensorMap& tensors) {
   return std::ranges::max_element(counts, {}, [](const auto& entry) { return entry.second; })->first;
 }
 
-void save_tensors(const fs::path& path, const TensorMap& tensors,
-                  const std::map<std::string, std::string>& metadata) {
-  std::vector<at::Tensor> on_host;
+int64_t LazyTensor::numel() const {
+  return c10::multiply_integers(shape);
+}
+
+LazyTensor lazy(const at::Tensor& tensor) {
+  EXPECT(tensor.defined());
+  return {tensor.sizes().vec(),
+          [tensor](int64_t begin, int64_t end) { return tensor.detach().reshape(-1).slice(0, begin, end); }};
+}
+
+LazyTensors lazy(const TensorMap& tensors) {
+  LazyTensors result;
+  for (const auto& [name, tensor] : tensors) result[name] = lazy(tensor);
+  return result;
+}
+
+TensorMap whole(const LazyTensors& tensors) {
+  TensorMap result;
+  for (const auto& [name, tensor] : tensors)
+    result[name] = tensor.elements(0, tensor.numel()).reshape(tensor.shape);
+  return result;
+}
+
+void save_lazy_tensors(const fs::path& path, const std::vector<SavedTensor>& tensors,
+                       const std::map<std::string, std::string>& metadata) {
   std::vector<SafetensorsTensor> rows;
-  for (const auto& [name, tensor] : tensors) {
-    EXPECT(tensor.defined());
-    const at::Tensor& host = on_host.emplace_back(tensor.detach().to(at::kCPU).contiguous());
-    rows.push_back({name,
-                    from_torch(host.scalar_type()),
-                    host.sizes().vec(),
-                    {static_cast<const std::byte*>(host.const_data_ptr()), host.nbytes()}});
+  for (const SavedTensor& saved : tensors) {
+    const auto content = [&saved](const auto& write) {
+      const int64_t count = saved.tensor.numel();
+      for (int64_t begin = 0; begin < count; begin += kLazyPiece) {
+        const int64_t end = std::min(count, begin + kLazyPiece);
+        const at::Tensor given = saved.tensor.elements(begin, end).to(at::kCPU);
+        const at::Tensor piece = given.to(saved.dtype).contiguous();
+        VALIDATE(saved.dtype != at::kHalf || given.scalar_type() == at::kHalf ||
+                     !(at::isfinite(given) & ~at::isfinite(piece)).any().item<bool>(),
+                 "{}: holds numbers beyond 65504, the largest of fp16: write bf16 or fp32", saved.name);
+        EXPECT(piece.numel() == end - begin);
+        write(std::span(static_cast<const std::byte*>(piece.const_data_ptr()), piece.nbytes()));
+      }
+    };
+    rows.push_back({saved.name, from_torch(saved.dtype), saved.tensor.shape, content});
   }
   write_safetensors(path, std::move(rows), metadata);
+}
+
+void save_tensors(const fs::path& path, const TensorMap& tensors,
+                  const std::map<std::string, std::string>& metadata) {
+  std::vector<SavedTensor> saved;
+  for (const auto& [name, tensor] : tensors) saved.push_back({name, lazy(tensor), tensor.scalar_type()});
+  save_lazy_tensors(path, saved, metadata);
 }
 
 }  // namespace surgery

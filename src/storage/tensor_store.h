@@ -1,5 +1,6 @@
 #pragma once
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -52,6 +53,31 @@ class TensorStore {
 /// The type that most of the numbers have; some files keep norms wider than matrices. fp32 for no tensors.
 at::ScalarType common_dtype(const TensorMap& tensors);
 
+/// A tensor whose elements are made when they are asked for.
+struct LazyTensor {
+  std::vector<int64_t> shape;
+  /// Elements [begin, end) in row-major order, flat; `begin` is a multiple of kLazyPiece.
+  std::function<at::Tensor(int64_t begin, int64_t end)> elements;
+  int64_t numel() const;
+};
+using LazyTensors = std::map<std::string, LazyTensor>;
+/// Elements of one piece at most: 64 MiB of fp32.
+inline constexpr int64_t kLazyPiece = int64_t{1} << 24;
+
+LazyTensor lazy(const at::Tensor& tensor);
+LazyTensors lazy(const TensorMap& tensors);
+/// Every tensor made.
+TensorMap whole(const LazyTensors& tensors);
+
+struct SavedTensor {
+  std::string name;
+  LazyTensor tensor;
+  at::ScalarType dtype;  ///< in the file
+};
+
+/// Writes one safetensors file, atomically, holding a piece of one tensor at a time.
+void save_lazy_tensors(const std::filesystem::path& path, const std::vector<SavedTensor>& tensors,
+                       const std::map<std::string, std::string>& metadata = {});
 /// Writes tensors (any device, contiguous or not) as one safetensors file, atomically.
 void save_tensors(const std::filesystem::path& path, const TensorMap& tensors,
                   const std::map<std::string, std::string>& metadata = {});

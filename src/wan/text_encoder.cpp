@@ -124,36 +124,20 @@ TextEncoderConfig TextEncoder::read_config(const fs::path& where) {
   return config_of(files, without_unused(read_part(files)));
 }
 
-TextEncoder TextEncoder::random(const TextEncoderConfig& config, RandomKey key) {
-  // Rows stay close to their words: what attention and FFN add is a tenth of the residual stream.
-  constexpr double kOutputScale = 0.1;
-  TensorMap parameters;
-  for (const auto& [name, shape] : text_encoder_parameter_shapes(config)) {
-    if (shape.size() == 1) {
-      parameters[name] = at::ones(shape);
-      continue;
-    }
-    const double fan_in = static_cast<double>(shape[1]);
-    double deviation = 1 / std::sqrt(fan_in);
-    if (name == kEmbedding) deviation = 1;
-    if (name.ends_with(".q.weight"))
-      deviation /= std::sqrt(static_cast<double>(config.d_kv));  // no 1/sqrt(d) later
-    if (name.ends_with("relative_attention_bias.weight")) deviation = 1;
-    if (name.ends_with(".o.weight") || name.ends_with(".wo.weight")) deviation *= kOutputScale;
-    parameters[name] = random_normal(key.with(name), shape) * deviation;
-  }
-  return TextEncoder(config, std::move(parameters));
+void save_text_encoder(const TextEncoderConfig& config, const LazyTensors& parameters, const fs::path& folder,
+                       at::ScalarType dtype, const SaveAs& as) {
+  const TensorNames names = text_encoder_names(config);
+  std::vector<SavedTensor> tensors;
+  for (const auto& [name, tensor] : parameters)
+    tensors.push_back({as.naming == Naming::wan ? names.to_wan().at(name) : name, tensor, dtype});
+  std::map<std::string, std::string> metadata;
+  if (as.config_inside) metadata[kStoredConfig] = config.to_json();
+  write_weights(folder, as.stem.empty() ? kStem : as.stem, tensors, as.shard_bytes, metadata);
+  if (!as.config_inside) write_file(folder / "config.json", config.to_json());
 }
 
 void TextEncoder::save(const fs::path& folder, at::ScalarType dtype, const SaveAs& as) const {
-  const TensorNames names = text_encoder_names(config_);
-  std::vector<SavedTensor> tensors;
-  for (const auto& [name, tensor] : parameters_)
-    tensors.push_back({as.naming == Naming::wan ? names.to_wan().at(name) : name, tensor, dtype});
-  std::map<std::string, std::string> metadata;
-  if (as.config_inside) metadata[kStoredConfig] = config_.to_json();
-  write_weights(folder, as.stem.empty() ? kStem : as.stem, tensors, as.shard_bytes, metadata);
-  if (!as.config_inside) write_file(folder / "config.json", config_.to_json());
+  save_text_encoder(config_, lazy(parameters_), folder, dtype, as);
 }
 
 void TextEncoder::to(at::Device device, at::ScalarType dtype) {

@@ -25,6 +25,10 @@ struct TextEncoderConfig {
 /// buckets).
 int64_t relative_position_bucket(int64_t relative, int64_t buckets, int64_t max_distance);
 
+/// Writes config.json and weights into `folder`; `parameters` under our names. Error{io}.
+void save_text_encoder(const TextEncoderConfig& config, const LazyTensors& parameters,
+                       const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as = {});
+
 /// umT5 encoder (transformers' UMT5EncoderModel), parameters under the Hugging Face names.
 class TextEncoder {
  public:
@@ -34,6 +38,7 @@ class TextEncoder {
   static TextEncoder load(const std::filesystem::path& where);
   /// Its configuration alone; no weights are needed where a text_encoder/config.json tells it.
   static TextEncoderConfig read_config(const std::filesystem::path& where);
+  /// Initial weights (wan/initial_weights.h).
   static TextEncoder random(const TextEncoderConfig& config, RandomKey key);
   void save(const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as = {}) const;
   const TextEncoderConfig& config() const { return config_; }

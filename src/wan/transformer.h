@@ -50,6 +50,12 @@ std::map<std::string, std::vector<int64_t>> transformer_parameter_shapes(const T
 /// LayerNorms.
 bool kept_in_fp32(const std::string& parameter);
 
+/// Writes config.json and weights into `folder`, of a hybrid model with diffusers' names also the file that loads
+/// it there (wan/diffusers_loader.h); what `kept_in_fp32` names is at least fp32 whatever the dtype. `parameters`
+/// under our names. Error{io}; Error{data} for numbers that the dtype cannot hold.
+void save_transformer(const TransformerConfig& config, const LazyTensors& parameters,
+                      const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as = {});
+
 /// Replaces (q, k, v) -> o of a block's self-attention; all [batch, heads, tokens, head_dim], q and k after
 /// qk-norm and RoPE. The block index comes first.
 using AttentionFunction =
@@ -67,9 +73,8 @@ class Transformer {
   /// Its configuration alone; no weights are needed where a transformer/config.json tells it.
   static TransformerConfig read_config(const std::filesystem::path& where);
   static Transformer random(const TransformerConfig& config,
-                            RandomKey key);  ///< initial weights for pretraining
-  /// config.json and weights, of a hybrid model with diffusers' names also the file that loads it there
-  /// (wan/diffusers_loader.h); what `kept_in_fp32` names is at least fp32 whatever the dtype.
+                            RandomKey key);  ///< initial weights for pretraining (wan/initial_weights.h)
+  /// As save_transformer.
   void save(const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as = {}) const;
 
   const TransformerConfig& config() const { return config_; }

@@ -1,5 +1,3 @@
-#include <cmath>
-
 #include "base/errors.h"
 #include "storage/atomic_file.h"
 #include "wan/checkpoint.h"
@@ -50,28 +48,6 @@ void add_phi(Shapes& shapes, const std::string& prefix, const FeatureMapConfig& 
 bool starts_with(const std::string& name, const char* prefix) {
   return name.rfind(prefix, 0) == 0;
 }
-bool ends_with(const std::string& name, const std::string& suffix) {
-  return name.size() >= suffix.size() &&
-         name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0;
-}
-
-/// Wan's initial weights: Xavier-uniform linears with zero biases, text and time embedders N(0, 0.02^2), head
-/// zero, tables N(0, 1) / sqrt(dim), norm weights one.
-at::Tensor initial_value(const std::string& name, const std::vector<int64_t>& shape, int64_t dim,
-                         RandomKey key) {
-  if (name.find("scale_shift_table") != std::string::npos)
-    return random_normal(key, shape) / std::sqrt(static_cast<double>(dim));
-  if (ends_with(name, ".bias")) return at::zeros(shape, at::kFloat);
-  if (name.find("norm") != std::string::npos) return at::ones(shape, at::kFloat);
-  if (starts_with(name, "proj_out")) return at::zeros(shape, at::kFloat);
-  if (name.find("text_embedder") != std::string::npos || name.find("time_embedder") != std::string::npos)
-    return random_normal(key, shape) * 0.02;
-  int64_t fan_in = 1;
-  for (size_t axis = 1; axis < shape.size(); ++axis) fan_in *= shape[axis];
-  const double limit = std::sqrt(6.0 / static_cast<double>(fan_in + shape[0]));
-  return random_uniform(key, shape).mul_(2 * limit).sub_(limit);
-}
-
 }  // namespace
 
 std::map<std::string, std::vector<int64_t>> transformer_parameter_shapes(const TransformerConfig& config) {
@@ -143,37 +119,25 @@ TransformerConfig Transformer::read_config(const std::filesystem::path& where) {
   return config_of(files, read_part(files));
 }
 
-Transformer Transformer::random(const TransformerConfig& config, RandomKey key) {
-  TensorMap parameters;
-  for (const auto& [name, shape] : transformer_parameter_shapes(config)) {
-    if (!is_phi(name)) parameters[name] = initial_value(name, shape, config.dim(), key.with(name));
-  }
-  TransformerConfig softmax = config;
-  softmax.hybrid.reset();
-  Transformer result(softmax, std::move(parameters));
-  if (config.hybrid)
-    result.make_hybrid(*config.hybrid, [&](int64_t block) {
-      const RandomKey block_key = key.with("phi").with(static_cast<uint64_t>(block));
-      return std::pair(FeatureMap::initial(config.feature_map(), block_key.with("q")),
-                       FeatureMap::initial(config.feature_map(), block_key.with("k")));
-    });
-  return result;
-}
-
-void Transformer::save(const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as) const {
-  const TensorNames names = transformer_names(config_);
+void save_transformer(const TransformerConfig& config, const LazyTensors& parameters,
+                      const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as) {
+  const TensorNames names = transformer_names(config);
   std::vector<SavedTensor> tensors;
-  for (const auto& [name, tensor] : parameters_)
+  for (const auto& [name, tensor] : parameters)
     tensors.push_back({as.naming == Naming::wan ? names.to_wan().at(name) : name, tensor,
                        kept_in_fp32(name) ? at::promote_types(dtype, at::kFloat) : dtype});
   std::map<std::string, std::string> metadata;
-  if (as.config_inside) metadata[kStoredConfig] = config_.to_json();
+  if (as.config_inside) metadata[kStoredConfig] = config.to_json();
   write_weights(folder, as.stem.empty() ? weights_stem : as.stem, tensors, as.shard_bytes, metadata);
   if (!as.config_inside)
     write_file(folder / "config.json",
-               as.naming == Naming::wan ? config_.to_wan_json(as.text_length) : config_.to_json());
-  if (config_.hybrid && as.naming == Naming::diffusers)
+               as.naming == Naming::wan ? config.to_wan_json(as.text_length) : config.to_json());
+  if (config.hybrid && as.naming == Naming::diffusers)
     write_file(folder / kDiffusersLoaderName, kDiffusersLoader);
+}
+
+void Transformer::save(const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as) const {
+  save_transformer(config_, lazy(parameters_), folder, dtype, as);
 }
 
 std::vector<std::vector<at::Tensor>> Transformer::parameter_groups() {

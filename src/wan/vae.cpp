@@ -2,7 +2,6 @@
 
 #include <fmt/ranges.h>
 
-#include <cmath>
 #include <numeric>
 
 #include "base/errors.h"
@@ -104,31 +103,20 @@ VaeConfig Vae::read_config(const std::filesystem::path& where) {
   return config_of(files, read_part(files));
 }
 
-Vae Vae::random(const VaeConfig& config, RandomKey key) {
-  config.check("VAE configuration");
-  TensorMap parameters;
-  const auto shapes = vae_parameter_shapes(config);
-  for (const auto& [name, shape] : shapes) {
-    if (name.ends_with(".gamma")) {
-      parameters[name] = at::ones(shape);
-      continue;
-    }
-    const auto& weight = shapes.at(name.substr(0, name.rfind('.')) + ".weight");
-    const double fan_in = std::accumulate(weight.begin() + 1, weight.end(), 1.0, std::multiplies<>());
-    parameters[name] = (random_uniform(key.with(name), shape) * 2 - 1) / std::sqrt(fan_in);
-  }
-  return Vae(config, std::move(parameters));
+void save_vae(const VaeConfig& config, const LazyTensors& parameters, const std::filesystem::path& folder,
+              at::ScalarType dtype, const SaveAs& as) {
+  const TensorNames names = vae_names(config);
+  std::vector<SavedTensor> tensors;
+  for (const auto& [name, tensor] : parameters)
+    tensors.push_back({as.naming == Naming::wan ? names.to_wan().at(name) : name, tensor, dtype});
+  std::map<std::string, std::string> metadata;
+  if (as.config_inside) metadata[kStoredConfig] = config.to_json();
+  write_weights(folder, as.stem.empty() ? kStem : as.stem, tensors, as.shard_bytes, metadata);
+  if (!as.config_inside) write_file(folder / "config.json", config.to_json());
 }
 
 void Vae::save(const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as) const {
-  const TensorNames names = vae_names(config_);
-  std::vector<SavedTensor> tensors;
-  for (const auto& [name, tensor] : parameters_)
-    tensors.push_back({as.naming == Naming::wan ? names.to_wan().at(name) : name, tensor, dtype});
-  std::map<std::string, std::string> metadata;
-  if (as.config_inside) metadata[kStoredConfig] = config_.to_json();
-  write_weights(folder, as.stem.empty() ? kStem : as.stem, tensors, as.shard_bytes, metadata);
-  if (!as.config_inside) write_file(folder / "config.json", config_.to_json());
+  save_vae(config_, lazy(parameters_), folder, dtype, as);
 }
 
 void Vae::to(at::Device device, at::ScalarType dtype) {

@@ -31,6 +31,10 @@ struct VaeConfig {
   int64_t space_stride() const;  ///< pixels per latent row or column: 8
 };
 
+/// Writes config.json and weights into `folder`; `parameters` under our names. Error{io}.
+void save_vae(const VaeConfig& config, const LazyTensors& parameters, const std::filesystem::path& folder,
+              at::ScalarType dtype, const SaveAs& as = {});
+
 /// Wan2.1's 3D causal VAE, parameters under diffusers' names. The functions convert their input to the
 /// parameters' dtype and device. Throws Error{data} for inputs whose shape does not fit.
 class Vae {
@@ -42,9 +46,9 @@ class Vae {
   static Vae load(const std::filesystem::path& where);
   /// Its configuration alone; no weights are needed where a vae/config.json tells it.
   static VaeConfig read_config(const std::filesystem::path& where);
-  /// Parameters drawn as PyTorch draws a convolution's (uniform within 1/sqrt(fan in)), gains 1.
+  /// Initial weights for pretraining (wan/initial_weights.h).
   static Vae random(const VaeConfig& config, RandomKey key);
-  /// Writes config.json and weights into `folder`.
+  /// As save_vae.
   void save(const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as = {}) const;
   const VaeConfig& config() const { return config_; }
   VaeConfig& config() { return config_; }

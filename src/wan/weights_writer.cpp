@@ -6,22 +6,12 @@
 
 #include "base/errors.h"
 #include "storage/atomic_file.h"
-#include "storage/tensor_store.h"
 
 namespace surgery {
 namespace {
 
 uint64_t bytes_of(const SavedTensor& saved) {
   return static_cast<uint64_t>(saved.tensor.numel()) * c10::elementSize(saved.dtype);
-}
-
-/// Error{data} where a number does not fit the type of the file: fp16 ends at 65504.
-at::Tensor converted(const SavedTensor& saved) {
-  at::Tensor tensor = saved.tensor.detach().to(at::kCPU, saved.dtype);
-  if (saved.dtype == at::kHalf && saved.tensor.scalar_type() != at::kHalf)
-    VALIDATE(!(at::isfinite(saved.tensor).to(at::kCPU) & ~at::isfinite(tensor)).any().item<bool>(),
-             "{}: holds numbers beyond 65504, the largest of fp16: write bf16 or fp32", saved.name);
-  return tensor;
 }
 
 /// Number of tensors in each shard.
@@ -57,13 +47,12 @@ void write_weights(const std::filesystem::path& folder, const std::string& stem,
     const std::string name =
         shards.size() == 1 ? stem + ".safetensors"
                            : fmt::format("{}-{:05}-of-{:05}.safetensors", stem, shard + 1, shards.size());
-    TensorMap content;
-    for (size_t i = 0; i < shards[shard]; ++i, ++next) {
-      content[next->name] = converted(*next);
+    const auto end = next + static_cast<std::ptrdiff_t>(shards[shard]);
+    save_lazy_tensors(folder / name, {next, end}, metadata);
+    for (; next != end; ++next) {
       where[next->name] = name;
       total += bytes_of(*next);
     }
-    save_tensors(folder / name, content, metadata);
   }
   if (shards.size() == 1) return;
   const nlohmann::ordered_json index{{"metadata", {{"total_size", total}}}, {"weight_map", where}};

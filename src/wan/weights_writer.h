@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "base/tensor.h"
+#include "storage/tensor_store.h"
 #include "wan/naming.h"
 
 namespace surgery {
@@ -20,15 +20,9 @@ struct SaveAs {
   int64_t text_length = 512;   ///< for Wan's config.json of the transformer: rows of padded text
 };
 
-struct SavedTensor {
-  std::string name;
-  at::Tensor tensor;
-  at::ScalarType dtype;  ///< in the file
-};
-
 /// Writes STEM.safetensors, or, where that would exceed `shard_bytes`, STEM-00001-of-0000N.safetensors and
 /// their index, as the Hugging Face hub does: filled in the given order, a larger tensor in a shard of its
-/// own. Tensors are converted one shard at a time. Makes the folder. Error{io}.
+/// own. Tensors are made and converted a piece at a time. Makes the folder. Error{io}.
 void write_weights(const std::filesystem::path& folder, const std::string& stem,
                    const std::vector<SavedTensor>& tensors, uint64_t shard_bytes,
                    std::map<std::string, std::string> metadata = {});
