@@ -5,6 +5,7 @@
 
 #include <chrono>
 
+#include "recipe/streaming.h"
 #include "wan/sampler.h"
 
 namespace surgery {
@@ -86,6 +87,13 @@ at::Device device_option(const CommandLine& options) {
   return name == "cuda" ? at::kCUDA : at::kCPU;
 }
 
+bool stream_option(const CommandLine& options, double weights) {
+  const std::string word = options.text("stream", "no");
+  if (word != "yes" && word != "no" && word != "auto")
+    fail_usage("--stream = {} must be one of yes, no, auto", word);
+  return streams_blocks(word, weights, host_memory());
+}
+
 at::ScalarType precision_option(const CommandLine& options) {
   const std::string name = options.text("precision", "fp32");
   if (name == "fp32") return at::kFloat;
@@ -106,6 +114,10 @@ Command forward_command() {
        {"tokenizer", "DIR", "for text with --prompt: the tokenizer's folder (default: in --model)", false},
        {"output", "FILE", "safetensors file to write", true},
        {"repeat", "N", "run N times more and print the seconds of each as JSON, loading included", false},
+       {"stream", "WORD",
+        "transformer, text: yes or no (default): blocks read from the file when it is their turn, two in "
+        "memory at once; auto: where the weights would take more than half of this machine's memory",
+        false},
        {"device", "NAME", "transformer: cpu (default) or cuda", false},
        {"precision", "NAME", "transformer: fp32 (default) or bf16, whatever the file holds", false},
        {"sampler", "NAME", fmt::format("scheduler: {} (default unipc)", fmt::join(sampler_names(), ", ")),

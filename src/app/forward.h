@@ -33,5 +33,7 @@ const at::Tensor& finite_input(const TensorMap& input, const std::string& name);
 
 at::Device device_option(const CommandLine& options);         ///< --device; Error{usage} when there is none
 at::ScalarType precision_option(const CommandLine& options);  ///< --precision
+/// --stream, for weights of so many bytes.
+bool stream_option(const CommandLine& options, double weights);
 
 }  // namespace surgery

@@ -2,6 +2,7 @@
 
 #include "app/forward.h"
 #include "base/utf8.h"
+#include "recipe/component_cost.h"
 #include "storage/atomic_file.h"
 #include "wan/text_encoder.h"
 
@@ -58,6 +59,7 @@ TensorMap run(const std::filesystem::path& model, const TensorMap& input, const 
                                         : TensorMap{{"input_ids", integers(input, "input_ids")},
                                                     {"attention_mask", integers(input, "attention_mask")}};
   auto encoder = TextEncoder::load(model);
+  if (stream_option(options, 4 * static_cast<double>(parameter_count(encoder.config())))) encoder.stream();
   encoder.to(at::kCPU, at::kFloat);
   TensorMap output = from_prompts ? tokens : TensorMap{};
   output["last_hidden_state"] = encoder.forward(tokens.at("input_ids"), tokens.at("attention_mask"));

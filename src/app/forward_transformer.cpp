@@ -1,4 +1,5 @@
 #include "app/forward.h"
+#include "recipe/component_cost.h"
 #include "wan/transformer.h"
 
 namespace surgery {
@@ -13,6 +14,9 @@ std::vector<Component> transformer_components() {
              const auto& text = finite_input(input, "encoder_hidden_states");
              const auto& timestep = input_tensor(input, "timestep");  // integers are as good here
              Transformer model = Transformer::load(folder);
+             const double bytes = precision_option(options) == at::kFloat ? 4 : 2;
+             if (stream_option(options, bytes * static_cast<double>(parameter_count(model.config()))))
+               model.stream();
              model.to(device_option(options), precision_option(options));
              return {{"sample", model.forward(hidden_states, timestep, text)}};
            }}};

@@ -1,13 +1,12 @@
 // What a recipe will cost, from configurations alone: no weights, no GPU.
 #include "recipe/plan.h"
 
-#include <unistd.h>
-
 #include <chrono>
 
 #include "app/command.h"
 #include "base/tensor.h"
 #include "recipe/run_directory.h"
+#include "recipe/streaming.h"
 
 namespace surgery {
 namespace {
@@ -37,10 +36,6 @@ double free_disk(std::filesystem::path folder) {
   return error ? 0 : static_cast<double>(space.available);
 }
 
-double machine_memory() {
-  return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
-}
-
 double positive(const CommandLine& options, const char* name, double otherwise) {
   const double value = options.number(name, otherwise);
   if (options.has(name) && !(value > 0)) fail_usage("--{} = {} must be above 0", name, value);
@@ -63,7 +58,7 @@ PlanMachine machine_of(Context& context) {
                          : limit > 0           ? limit * GiB
                          : options.has("ranks") || options.has("rate")
                              ? 0  // another machine than this one
-                             : machine_memory() / context.session.local_size();
+                             : host_memory() / context.session.local_size();
   machine.disk_bytes =
       options.has("disk") ? positive(options, "disk", 0) * GiB : free_disk(context.config.run.directory);
   return machine;

@@ -14,6 +14,7 @@ struct ModelSection {
   std::string transformer, vae, text_encoder, tokenizer;  ///< a part from elsewhere; empty: inside `path`
   std::string config;           ///< for `plan` without weights: folder holding transformer/config.json
   std::string device = "auto";  ///< auto, cpu, cuda
+  std::string stream = "auto";  ///< auto, yes, no: blocks from their files, one at a time
 };
 
 struct RunSection {

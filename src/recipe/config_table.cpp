@@ -71,7 +71,12 @@ void add_model_and_run(std::vector<ConfigOption>& table) {
       .add("config", &ModelSection::config, "",
            "for plan without weights: folder that holds transformer/config.json")
       .add("device", &ModelSection::device, "", "where tensors are computed")
-      .one_of({"auto", "cpu", "cuda"});
+      .one_of({"auto", "cpu", "cuda"})
+      .add(
+          "stream", &ModelSection::stream, "",
+          "blocks of transformer and text encoder read from their files when it is their turn, two in memory "
+          "at once; auto = where the weights would take more than half of a rank's memory")
+      .one_of({"auto", "yes", "no"});
   SectionTable<RunSection>(table, "run", &Config::run)
       .add("directory", &RunSection::directory, "", "folder of the run's artifacts")
       .check(check_not_empty)

@@ -73,7 +73,6 @@ std::map<int64_t, BlockSample> capture(const Transformer& teacher, const Traject
                                        const DistillPlan& plan, int64_t text_length, bool both_branches) {
   const at::NoGradGuard no_grad;
   EXPECT(!steps.empty() && !blocks.empty());
-  const at::Tensor& any = teacher.parameters().begin()->second;
   const int64_t branches = both_branches ? 2 : 1;
   std::vector<Rate> softmax_rates;
   for (const Rate rate : plan.rates)
@@ -94,7 +93,7 @@ std::map<int64_t, BlockSample> capture(const Transformer& teacher, const Traject
 
   at::Tensor text = pad_text(trajectory.text, text_length);
   if (both_branches) text = at::cat({text, pad_text(trajectory.negative_text, text_length)});
-  text = text.to(any.device(), any.scalar_type());
+  text = text.to(teacher.device(), teacher.dtype());
   const int64_t last = *std::max_element(blocks.begin(), blocks.end());
   for (const int64_t step : steps) {
     const at::Tensor x = trajectory.latents[step]
@@ -102,9 +101,9 @@ std::map<int64_t, BlockSample> capture(const Transformer& teacher, const Traject
                              .unsqueeze(0)
                              .expand({branches, -1, -1, -1, -1})
                              .contiguous()
-                             .to(any.device());
+                             .to(teacher.device());
     const at::Tensor t =
-        at::full({branches}, trajectory.timesteps[step].item<double>(), at::kFloat).to(any.device());
+        at::full({branches}, trajectory.timesteps[step].item<double>(), at::kFloat).to(teacher.device());
     teacher.forward(x, t, text, &attention, last);
   }
 

@@ -61,6 +61,7 @@ class Trainer {
         order_(recipe.key("finetune-order"), data.size()),
         negative_(text_rows(recipe, "")) {
     student_.max_gradient = f_.max_gradient == "constant" ? MaxGradient::constant : MaxGradient::through;
+    student_.keep_blocks();
     const TensorMap exact = student_.parameters();
     student_.to(recipe.device, f_.precision == "bf16" ? at::kBFloat16 : at::kFloat);
     student_.set_requires_grad(true);

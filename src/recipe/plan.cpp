@@ -116,7 +116,7 @@ Plan make_plan(const Config& config, const ModelSizes& model, const PlanMachine&
   Plan plan;
   plan.machine = machine;
   plan.model = model;
-  plan.stages = plan_stages(config, model, machine.ranks, plan.notes);
+  plan.stages = plan_stages(config, model, machine, plan.notes);
   for (PlanStage& stage : plan.stages) add_time(stage, machine);
   const int64_t units = plan.stages[1].parallel;
   if (machine.ranks > units)

@@ -55,7 +55,7 @@ PlanStage with_option(const std::string& stage, Config& config, const Plan& plan
   const std::string fault = set_option(config, *find_option(key), value);
   EXPECT(fault.empty());
   std::vector<std::string> ignored;
-  return stage_named(plan_stages(config, plan.model, plan.machine.ranks, ignored), stage);
+  return stage_named(plan_stages(config, plan.model, plan.machine, ignored), stage);
 }
 
 /// Options with which the stage fits: "it fits with --data.frames=33".

@@ -10,6 +10,7 @@
 #include "recipe/budget.h"
 #include "recipe/component_cost.h"
 #include "recipe/sample_set.h"
+#include "recipe/streaming.h"
 
 namespace surgery {
 namespace {
@@ -37,9 +38,9 @@ double linear_flops(const CostGeometry& g, const FeatureMapConfig& phi, Rate rat
 
 }  // namespace
 
-StagePlanner::StagePlanner(const Config& config, const ModelSizes& model, int64_t ranks,
+StagePlanner::StagePlanner(const Config& config, const ModelSizes& model, const PlanMachine& machine,
                            std::vector<std::string>& notes)
-    : config_(config), model_(model), ranks_(ranks), notes_(notes) {
+    : config_(config), model_(model), ranks_(machine.ranks), notes_(notes) {
   phi_.heads = model.transformer.num_attention_heads;
   phi_.head_dim = model.transformer.attention_head_dim;
   phi_.degree = config.distill.phi_degree;
@@ -57,6 +58,7 @@ StagePlanner::StagePlanner(const Config& config, const ModelSizes& model, int64_
   clips_generated_ = prompts * config.generate.samples;
   students_ = std::ssize(sample_variants(config)) - 1;
   checkpoints_ = students_ - 1;
+  decide_streaming(machine.memory_bytes);
   clips_ = config.data.count;
   if (const auto split = parse_shapes_split(config.data.videos); split && clips_ == 0)
     clips_ = shapes_split_size(*split);
@@ -93,14 +95,45 @@ int64_t StagePlanner::student_parameters() const {
   return parameter_count(model_.transformer) + converted_ * 2 * feature_map_parameters(phi_);
 }
 
+void StagePlanner::decide_streaming(double memory) {
+  const double weights = resident_weights(model_.transformer, model_.text_encoder, fp32);
+  streamed_ = streams_blocks(config_.model.stream, weights, memory);
+  if (!streamed_) return;
+  notes_.push_back(fmt::format(
+      "blocks of transformer and text encoder are streamed from their files, two in memory at once "
+      "(model.stream = {}; whole they take {} in fp32, a rank has {}); {}",
+      config_.model.stream, bytes_text(weights), memory > 0 ? bytes_text(memory) : "unknown memory",
+      checkpoints_ > 0 ? "a student that is finetuned is held whole" : "the student too"));
+}
+
+namespace {
+
+/// Elements that a streamed part holds: what is outside its blocks, and two of them.
+template <class PartConfig>
+double streamed_elements(const PartConfig& config, PartConfig without_blocks, double never_held) {
+  without_blocks.num_layers = 0;
+  const auto all = double(parameter_count(config)), outside = double(parameter_count(without_blocks));
+  return outside - never_held + 2 * (all - outside) / double(config.num_layers);
+}
+
+}  // namespace
+
+/// Where blocks are streamed: what lies outside of them, and two.
 PlanTerm StagePlanner::teacher() const {
+  if (streamed_)
+    return {"teacher's weights outside its blocks, and two blocks, fp32",
+            fp32 * streamed_elements(model_.transformer, model_.transformer, 0)};
   return {"teacher's weights, fp32", fp32 * double(parameter_count(model_.transformer))};
 }
 PlanTerm StagePlanner::vae() const {
   return {"VAE, fp32", fp32 * double(parameter_count(model_.vae))};
 }
 PlanTerm StagePlanner::text_encoder() const {
-  return {"text encoder, fp32", fp32 * double(parameter_count(model_.text_encoder))};
+  const TextEncoderConfig& text = model_.text_encoder;
+  if (streamed_)
+    return {"two layers of the text encoder, fp32",
+            fp32 * streamed_elements(text, text, double(text.vocab_size * text.d_model))};
+  return {"text encoder, fp32", fp32 * double(parameter_count(text))};
 }
 
 /// The prompts are embedded first and the text encoder is let go: of the two phases the larger one counts.
@@ -111,6 +144,15 @@ std::vector<PlanTerm> StagePlanner::after_text(std::vector<PlanTerm> terms) cons
   if (before.bytes <= bytes) return terms;
   before.name += " (released before the rest is loaded)";
   return {before};
+}
+
+/// A student's, to generate with or to write down: finetuned ones are whole, others stream as the teacher.
+PlanTerm StagePlanner::student_weights() const {
+  if (streamed_ && checkpoints_ == 0)
+    return {"student's weights outside its blocks, and feature maps, fp32",
+            fp32 * (streamed_elements(model_.transformer, model_.transformer, 0) +
+                    double(converted_ * 2 * feature_map_parameters(phi_)))};
+  return {"student's weights, fp32", fp32 * double(student_parameters())};
 }
 
 /// Activations of one forward without gradient: of a block about 8 tensors [N, dim] and 2 [N, ffn] at once.
@@ -237,8 +279,7 @@ PlanStage StagePlanner::finetune() const {
 /// The finished folder: transformer in bf16, the other parts as the teacher's files.
 PlanStage StagePlanner::model() const {
   PlanStage stage{.name = "model", .unit = "folders", .units = 1};
-  stage.memory = {teacher()};
-  stage.memory.push_back({"student's weights, fp32", fp32 * double(student_parameters())});
+  stage.memory = {teacher(), student_weights()};
   stage.disk = {{"transformer, bf16", bf16 * double(student_parameters())},
                 {"VAE, fp32", fp32 * double(parameter_count(model_.vae))},
                 {"text encoder, fp32", fp32 * double(parameter_count(model_.text_encoder))}};
@@ -257,8 +298,7 @@ PlanStage StagePlanner::generate() const {
   const double forwards = double(e.steps * branches(e.guidance));
   stage.flops = double(clips) * forwards * (transformer_flops(g) + double(students) * student_flops(g)) +
                 double(stage.units) * vae_decode_flops(model_.vae, e.frames, e.height, e.width);
-  stage.memory = {teacher(), vae()};
-  stage.memory.push_back({"student's weights, fp32", fp32 * double(student_parameters())});
+  stage.memory = {teacher(), vae(), student_weights()};
   stage.memory.push_back({"activations of one forward", forward_work(g, branches(e.guidance), fp32)});
   stage.memory.push_back(
       {"VAE's features of 4 frames", 6 * fp32 * double(model_.vae.base_dim * 4 * e.height * e.width)});
@@ -284,9 +324,9 @@ PlanStage StagePlanner::file(const std::string& name) const {
   return {.name = name, .unit = "file", .units = 1};
 }
 
-std::vector<PlanStage> plan_stages(const Config& config, const ModelSizes& model, int64_t ranks,
+std::vector<PlanStage> plan_stages(const Config& config, const ModelSizes& model, const PlanMachine& machine,
                                    std::vector<std::string>& notes) {
-  const StagePlanner planner(config, model, ranks, notes);
+  const StagePlanner planner(config, model, machine, notes);
   return {planner.trajectories(), planner.distill(),     planner.file("tables"), planner.file("select"),
           planner.encode(),       planner.finetune(),    planner.model(),        planner.generate(),
           planner.evaluate(),     planner.file("report")};

@@ -6,7 +6,8 @@ namespace surgery {
 /// Formulas of single stages; memory in bytes of one rank.
 class StagePlanner {
  public:
-  StagePlanner(const Config& config, const ModelSizes& model, int64_t ranks, std::vector<std::string>& notes);
+  StagePlanner(const Config& config, const ModelSizes& model, const PlanMachine& machine,
+               std::vector<std::string>& notes);
 
   PlanStage trajectories() const;
   PlanStage distill() const;
@@ -24,10 +25,12 @@ class StagePlanner {
   CostGeometry geometry(const Section& s) const {
     return cost_geometry(model_.transformer, model_.text_tokens, s.frames, s.height, s.width);
   }
+  void decide_streaming(double memory);
   PlanTerm teacher() const;
   PlanTerm vae() const;
   PlanTerm text_encoder() const;
   std::vector<PlanTerm> after_text(std::vector<PlanTerm> terms) const;
+  PlanTerm student_weights() const;
   double student_flops(const CostGeometry& g) const;
   double forward_work(const CostGeometry& g, int64_t batch, double bytes) const;
   int64_t student_parameters() const;
@@ -35,6 +38,7 @@ class StagePlanner {
   const Config& config_;
   const ModelSizes& model_;
   int64_t ranks_;
+  bool streamed_ = false;  // blocks of transformer and text encoder
   std::vector<std::string>& notes_;
   FeatureMapConfig phi_;
   std::vector<Rate> rates_;
@@ -45,7 +49,7 @@ class StagePlanner {
 };
 
 /// Every stage in the data's order. Appends what was assumed to `notes`.
-std::vector<PlanStage> plan_stages(const Config& config, const ModelSizes& model, int64_t ranks,
+std::vector<PlanStage> plan_stages(const Config& config, const ModelSizes& model, const PlanMachine& machine,
                                    std::vector<std::string>& notes);
 
 /// What of the plan that is left to make exceeds its machine: the largest term, and options with which the

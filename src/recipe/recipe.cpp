@@ -11,6 +11,8 @@
 #include "data/shapes.h"
 #include "recipe/artifact.h"
 #include "recipe/model_parts.h"
+#include "recipe/plan.h"
+#include "recipe/streaming.h"
 #include "storage/atomic_file.h"
 
 namespace surgery {
@@ -108,11 +110,25 @@ at::ScalarType Recipe::model_dtype() {
   return *model_dtype_;
 }
 
+bool Recipe::streams() {
+  if (streams_) return *streams_;
+  const ModelSizes sizes = read_model_sizes(config.model);
+  const double each = device.is_cpu() ? 4 : 2;  // bytes; a GPU holds the files' own dtype
+  const double weights = resident_weights(sizes.transformer, sizes.text_encoder, each);
+  const double memory = rank_memory(config, device, session.local_size());
+  streams_ = streams_blocks(config.model.stream, weights, memory);
+  if (*streams_ && session.rank() == 0)
+    log_info("blocks are streamed from their files (model.stream = {}; {} of weights, {} of memory a rank)",
+             config.model.stream, bytes_text(weights), bytes_text(memory));
+  return *streams_;
+}
+
 const Transformer& Recipe::teacher() {
   if (!teacher_) {
     teacher_ = Transformer::load(required_place(config.model, ModelPart::transformer));
-    teacher_->to(device, model_dtype());
     teacher_->set_requires_grad(false);
+    if (streams()) teacher_->stream();
+    teacher_->to(device, model_dtype());
   }
   return *teacher_;
 }
@@ -139,6 +155,7 @@ const TextEncoder& Recipe::text_encoder() {
     text_encoder_ = TextEncoder::load(required_place(config.model, ModelPart::text_encoder));
     at::ScalarType dtype = device.is_cpu() ? at::kFloat : common_dtype(text_encoder_->parameters());
     if (dtype == at::kHalf) dtype = at::kBFloat16;  // umT5's activations exceed what fp16 can hold
+    if (streams()) text_encoder_->stream();
     text_encoder_->to(device, dtype);
   }
   return *text_encoder_;

@@ -38,6 +38,7 @@ class Recipe {
   VaeConfig vae_config();  ///< needs no weights
   const Tokenizer& tokenizer();
   const TextEncoder& text_encoder();
+  bool streams();         ///< model.stream, resolved
   int64_t text_length();  ///< rows of padded text the transformer sees (model_max_length)
 
   /// Content hashes of the teacher's transformer; of its VAE; of its text encoder and tokenizer. Read once,
@@ -80,6 +81,7 @@ class Recipe {
   std::optional<Transformer> teacher_;
   std::optional<TransformerConfig> teacher_config_;
   std::optional<at::ScalarType> model_dtype_;
+  std::optional<bool> streams_;
   std::optional<Vae> vae_;
   std::optional<Tokenizer> tokenizer_;
   std::optional<TextEncoder> text_encoder_;

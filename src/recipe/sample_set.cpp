@@ -108,6 +108,7 @@ Transformer variant_model(Recipe& recipe, const std::string& variant, const Sele
   if (variant == "teacher") return recipe.teacher().clone();
   Transformer student = make_student(recipe, selection);
   if (variant == "distilled") return student;
+  student.keep_blocks();  // finetuning has changed them
   const int64_t iteration = variant_iteration(variant).value();
   const TensorMap masters = load_finetuned_parameters(recipe.run.finetune(), iteration);
   const at::NoGradGuard no_grad;

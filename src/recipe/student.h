@@ -11,7 +11,8 @@ std::string selection_fingerprint(Recipe& recipe);
 /// use.
 Selection require_selection(Recipe& recipe);
 
-/// The teacher with the selected blocks made hybrid, feature maps as distilled. fp32 on the recipe's device.
+/// The teacher with the selected blocks made hybrid, feature maps as distilled. fp32 on the recipe's device;
+/// where the teacher's blocks are streamed, the student's are.
 Transformer make_student(Recipe& recipe, const Selection& selection);
 
 /// What the student before finetuning depends on.

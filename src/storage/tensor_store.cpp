@@ -1,5 +1,9 @@
 #include "storage/tensor_store.h"
 
+#include <ATen/EmptyTensor.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -35,7 +39,30 @@ void check_shard_name(const std::string& shard, const fs::path& index) {
            shard);
 }
 
+/// Ends a tensor's hold of its file; by this function a tensor is known to view a mapping.
+void let_file_go(void* file) {
+  delete static_cast<std::shared_ptr<const void>*>(file);
+}
+
+/// madvise for the whole pages of a tensor that views a mapping.
+void advise(const at::Tensor& tensor, int advice) {
+  if (!tensor.has_storage() || tensor.storage().data_ptr().get_deleter() != &let_file_go) return;
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const size_t bytes =
+      at::detail::computeStorageNbytes(tensor.sizes(), tensor.strides(), tensor.element_size());
+  const auto first = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+  const uintptr_t begin = (first + page - 1) / page * page, end = (first + bytes) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, advice);  // only ever a hint
+}
+
 }  // namespace
+
+void want_pages(const at::Tensor& mapped) {
+  advise(mapped, MADV_WILLNEED);
+}
+void release_pages(const at::Tensor& mapped) {
+  advise(mapped, MADV_DONTNEED);
+}
 
 at::ScalarType to_torch(DType dtype) {
   for (const auto& [ours, torch_type] : kTypes)
@@ -126,9 +153,11 @@ at::Tensor TensorStore::get(const std::string& name) const {
     std::memcpy(copy.data_ptr(), place.bytes.data(), place.bytes.size());
     return copy.as_strided(place.shape, place.strides);
   }
-  return at::from_blob(
-      const_cast<std::byte*>(place.bytes.data()), place.shape, place.strides, [file = place.file](void*) {},
-      options);
+  return at::for_blob(const_cast<std::byte*>(place.bytes.data()), place.shape)
+      .strides(place.strides)
+      .context(new std::shared_ptr<const void>(place.file), &let_file_go)
+      .options(options)
+      .make_tensor();
 }
 
 TensorMap TensorStore::all() const {

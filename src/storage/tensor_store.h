@@ -53,6 +53,11 @@ class TensorStore {
 /// The type that most of the numbers have; some files keep norms wider than matrices. fp32 for no tensors.
 at::ScalarType common_dtype(const TensorMap& tensors);
 
+/// For a tensor that views a file's mapping: its pages are read soon; its pages are let go, to be read from
+/// the file again when they are touched (changes made in place are lost). Others are left alone.
+void want_pages(const at::Tensor& mapped);
+void release_pages(const at::Tensor& mapped);
+
 /// A tensor whose elements are made when they are asked for.
 struct LazyTensor {
   std::vector<int64_t> shape;

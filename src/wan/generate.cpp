@@ -20,7 +20,7 @@ at::Tensor generate_latents(const Transformer& model, const at::Tensor& text, co
            "text is [{}] but the negative text [{}] (the zero rows of the padding are keys too): pad both to "
            "one length",
            fmt::join(text.sizes(), ", "), fmt::join(negative_text.sizes(), ", "));
-  const auto device = model.parameters().begin()->second.device();
+  const auto device = model.device();
   const int64_t branches = guided ? 2 : 1;
   const auto context = (guided ? at::cat({text, negative_text}) : text).to(device);
   const Schedule schedule = make_schedule(options.steps, options.shift, options.schedule);

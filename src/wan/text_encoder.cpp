@@ -141,7 +141,20 @@ void TextEncoder::save(const fs::path& folder, at::ScalarType dtype, const SaveA
 }
 
 void TextEncoder::to(at::Device device, at::ScalarType dtype) {
-  for (auto& [name, tensor] : parameters_) tensor = tensor.to(device, dtype);
+  for (auto& [name, tensor] : parameters_)
+    if (!stream_ || name == kFinalNorm) tensor = tensor.to(device, dtype);
+  if (stream_) stream_to(device, dtype);
+}
+
+void TextEncoder::stream_to(at::Device device, at::ScalarType dtype) {
+  stream_ = std::make_shared<BlockStream>(
+      tensors_by_block(parameters_, "encoder.block.", config_.num_layers, [](const auto&) { return true; }),
+      device, [dtype](const auto&) { return dtype; });
+}
+
+void TextEncoder::stream() {
+  const at::Tensor& norm = parameters_.at(kFinalNorm);
+  stream_to(norm.device(), norm.scalar_type());
 }
 
 at::Tensor TextEncoder::forward(const at::Tensor& input_ids, const at::Tensor& attention_mask) const {
@@ -154,18 +167,20 @@ at::Tensor TextEncoder::forward(const at::Tensor& input_ids, const at::Tensor& a
            "text encoder: input_ids reach from {} to {}, the vocabulary has {} (tokenizer of another model?)",
            input_ids.numel() > 0 ? input_ids.min().item<int64_t>() : 0,
            input_ids.numel() > 0 ? input_ids.max().item<int64_t>() : 0, config_.vocab_size);
-  const at::Tensor& embedding = parameters_.at(kEmbedding);
+  const at::Tensor &embedding = parameters_.at(kEmbedding), &norm = parameters_.at(kFinalNorm);
   const int64_t batch = input_ids.size(0), length = input_ids.size(1);
-  const at::Tensor buckets = relative_buckets(length, config_).to(embedding.device());
-  const at::Tensor masked = (attention_mask.to(embedding.device()) == 0).view({batch, 1, 1, length});
+  const at::Tensor buckets = relative_buckets(length, config_).to(norm.device());
+  const at::Tensor masked = (attention_mask.to(norm.device()) == 0).view({batch, 1, 1, length});
   const auto heads =
       [&](const at::Tensor& x) {  // [batch, length, heads * d_kv] -> [batch, heads, length, d_kv]
         return x.view({batch, length, config_.num_heads, config_.d_kv}).transpose(1, 2);
       };
-  at::Tensor x = at::embedding(embedding, input_ids.to(embedding.device()));
+  at::Tensor x = at::embedding(embedding, input_ids.to(embedding.device())).to(norm.options());
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    const BlockStream::Block held = stream_ ? stream_->get(layer, (layer + 1) % config_.num_layers)
+                                            : BlockStream::Block(BlockStream::Block(), &parameters_);
     const auto weight = [&](int part, std::string_view name) {
-      return parameters_.at(block_name(layer, part, name));
+      return held->at(block_name(layer, part, name));
     };
     at::Tensor a = rms_norm(x, weight(0, "layer_norm"), config_.layer_norm_epsilon);
     const at::Tensor q = heads(at::linear(a, weight(0, "SelfAttention.q")));
@@ -185,7 +200,7 @@ at::Tensor TextEncoder::forward(const at::Tensor& input_ids, const at::Tensor& a
     x = x +
         at::linear(gate * at::linear(a, weight(1, "DenseReluDense.wi_1")), weight(1, "DenseReluDense.wo"));
   }
-  return rms_norm(x, parameters_.at(kFinalNorm), config_.layer_norm_epsilon);
+  return rms_norm(x, norm, config_.layer_norm_epsilon);
 }
 
 at::Tensor embed_prompt(const Tokenizer& tokenizer, const TextEncoder& encoder, const std::string& prompt) {

@@ -8,6 +8,7 @@
 #include "base/random.h"
 #include "base/tensor.h"
 #include "storage/tensor_store.h"
+#include "wan/block_stream.h"
 #include "wan/weights_writer.h"
 
 namespace surgery {
@@ -44,12 +45,18 @@ class TextEncoder {
   const TextEncoderConfig& config() const { return config_; }
   TensorMap& parameters() { return parameters_; }
   void to(at::Device device, at::ScalarType dtype);
+  /// From now on layers and embedding stay as they are, mapped as `load` gives them; every forward converts
+  /// them a layer at a time, of the embedding the rows it needs. One forward at a time.
+  void stream();
   /// input_ids, attention_mask int64 [B, L] -> last_hidden_state [B, L, d_model].
   at::Tensor forward(const at::Tensor& input_ids, const at::Tensor& attention_mask) const;
 
  private:
+  void stream_to(at::Device device, at::ScalarType dtype);
+
   TextEncoderConfig config_;
   TensorMap parameters_;
+  std::shared_ptr<BlockStream> stream_;  ///< none: every parameter is converted already
 };
 
 /// Every parameter's name (transformers') and shape at a configuration.

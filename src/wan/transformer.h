@@ -11,6 +11,7 @@
 #include "base/random.h"
 #include "base/tensor.h"
 #include "storage/tensor_store.h"
+#include "wan/block_stream.h"
 #include "wan/rope.h"
 #include "wan/weights_writer.h"
 
@@ -50,9 +51,9 @@ std::map<std::string, std::vector<int64_t>> transformer_parameter_shapes(const T
 /// LayerNorms.
 bool kept_in_fp32(const std::string& parameter);
 
-/// Writes config.json and weights into `folder`, of a hybrid model with diffusers' names also the file that loads
-/// it there (wan/diffusers_loader.h); what `kept_in_fp32` names is at least fp32 whatever the dtype. `parameters`
-/// under our names. Error{io}; Error{data} for numbers that the dtype cannot hold.
+/// Writes config.json and weights into `folder`, of a hybrid model with diffusers' names also the file that
+/// loads it there (wan/diffusers_loader.h); what `kept_in_fp32` names is at least fp32 whatever the dtype.
+/// `parameters` under our names. Error{io}; Error{data} for numbers that the dtype cannot hold.
 void save_transformer(const TransformerConfig& config, const LazyTensors& parameters,
                       const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as = {});
 
@@ -83,9 +84,20 @@ class Transformer {
   /// Every parameter as a leaf that requires grad, grouped for buckets: one group per block, then the rest.
   std::vector<std::vector<at::Tensor>> parameter_groups();
   void set_requires_grad(bool value);
-  /// Converts to memory of its own (no longer mapped); what `kept_in_fp32` names is at least fp32.
+  /// Converts to memory of its own (no longer mapped); what `kept_in_fp32` names is at least fp32. Of a model
+  /// that streams, all but the streamed parameters is converted, those whenever a forward comes to them.
   void to(at::Device device, at::ScalarType dtype);
+  at::Device device() const;     ///< where it computes
+  at::ScalarType dtype() const;  ///< in what: that of what `kept_in_fp32` does not name
+  /// A copy; of a model that streams, the mapping is shared.
   Transformer clone() const;
+
+  /// From now on the blocks' parameters (but for phi) stay as they are, mapped as `load` gives them, and
+  /// every forward converts them a block at a time (wan/block_stream.h), to the same bits as `to` would. For
+  /// forwards without gradient, one at a time.
+  void stream();
+  bool streams() const { return stream_ != nullptr; }
+  void keep_blocks();  ///< ends streaming: every parameter in memory of its own
 
   /// Makes blocks hybrid: rates in config().hybrid, phi parameters `blocks.{i}.attn1.phi_q.{l}.weight` etc.
   /// added.
@@ -105,19 +117,23 @@ class Transformer {
 
  private:
   struct Modulation;
+  void stream_to(at::Device device, at::ScalarType dtype);
   const at::Tensor& parameter(const std::string& name) const;
-  at::Tensor linear(const std::string& name, const at::Tensor& x) const;
-  at::Tensor norm_heads(const std::string& name, const at::Tensor& x) const;
+  BlockStream::Block block_weights(int64_t block) const;
+  at::Tensor linear(const TensorMap& weights, const std::string& name, const at::Tensor& x) const;
+  at::Tensor norm_heads(const TensorMap& weights, const std::string& name, const at::Tensor& x) const;
   Modulation embed_time(const at::Tensor& timestep, at::ScalarType dtype) const;
   at::Tensor embed_text(const at::Tensor& text) const;
-  at::Tensor self_attention(int64_t block, const at::Tensor& x, const at::Tensor& rope,
-                            const AttentionFunction* attention) const;
-  at::Tensor cross_attention(int64_t block, const at::Tensor& x, const at::Tensor& text) const;
-  at::Tensor feed_forward(int64_t block, const at::Tensor& x) const;
+  at::Tensor self_attention(const TensorMap& weights, int64_t block, const at::Tensor& x,
+                            const at::Tensor& rope, const AttentionFunction* attention) const;
+  at::Tensor cross_attention(const TensorMap& weights, int64_t block, const at::Tensor& x,
+                             const at::Tensor& text) const;
+  at::Tensor feed_forward(const TensorMap& weights, int64_t block, const at::Tensor& x) const;
   at::Tensor head(const at::Tensor& x, const Modulation& time) const;
 
   TransformerConfig config_;
   TensorMap parameters_;
+  std::shared_ptr<BlockStream> stream_;  ///< none: every parameter is converted already
   std::shared_ptr<RopeCache> rope_ = std::make_shared<RopeCache>();
 };
 

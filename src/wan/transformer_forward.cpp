@@ -69,39 +69,49 @@ const at::Tensor& Transformer::parameter(const std::string& name) const {
   return found->second;
 }
 
-at::Tensor Transformer::linear(const std::string& name, const at::Tensor& x) const {
-  const at::Tensor& weight = parameter(name + ".weight");
-  return surgery::linear(x.to(weight.scalar_type()), weight, parameter(name + ".bias"));
+/// The parameters that hold a block's: all of them, or the block alone where it is streamed.
+BlockStream::Block Transformer::block_weights(int64_t block) const {
+  if (!stream_) return BlockStream::Block(BlockStream::Block(), &parameters_);
+  return stream_->get(block, (block + 1) % config_.num_layers);
+}
+
+at::Tensor Transformer::linear(const TensorMap& weights, const std::string& name, const at::Tensor& x) const {
+  const at::Tensor& weight = weights.at(name + ".weight");
+  return surgery::linear(x.to(weight.scalar_type()), weight, weights.at(name + ".bias"));
 }
 
 /// RMSNorm over all heads' channels at once (before the split into heads), then the split: [B, L, D] -> [B,
 /// L, H, d].
-at::Tensor Transformer::norm_heads(const std::string& name, const at::Tensor& x) const {
-  return at::rms_norm(x, {config_.dim()}, parameter(name + ".weight"), config_.eps)
+at::Tensor Transformer::norm_heads(const TensorMap& weights, const std::string& name,
+                                   const at::Tensor& x) const {
+  return at::rms_norm(x, {config_.dim()}, weights.at(name + ".weight"), config_.eps)
       .unflatten(2, {config_.num_attention_heads, config_.attention_head_dim});
 }
 
 Transformer::Modulation Transformer::embed_time(const at::Tensor& timestep, at::ScalarType dtype) const {
   const std::string name = "condition_embedder.time_embedder.linear_";
   const auto sinusoid = timestep_sinusoid(timestep, config_.freq_dim);
-  const auto embedding = linear(name + "2", at::silu(linear(name + "1", sinusoid))).to(dtype);
-  const auto six = linear("condition_embedder.time_proj", at::silu(embedding));
+  const auto embedding =
+      linear(parameters_, name + "2", at::silu(linear(parameters_, name + "1", sinusoid))).to(dtype);
+  const auto six = linear(parameters_, "condition_embedder.time_proj", at::silu(embedding));
   return {embedding,
           six.unflatten(1, {6, config_.dim()}).to(at::promote_types(six.scalar_type(), at::kFloat))};
 }
 
 at::Tensor Transformer::embed_text(const at::Tensor& text) const {
   const std::string name = "condition_embedder.text_embedder.linear_";
-  return linear(name + "2", at::gelu(linear(name + "1", text), "tanh"));
+  return linear(parameters_, name + "2", at::gelu(linear(parameters_, name + "1", text), "tanh"));
 }
 
-at::Tensor Transformer::self_attention(int64_t block, const at::Tensor& x, const at::Tensor& rope,
-                                       const AttentionFunction* attention) const {
+at::Tensor Transformer::self_attention(const TensorMap& weights, int64_t block, const at::Tensor& x,
+                                       const at::Tensor& rope, const AttentionFunction* attention) const {
   const std::string name = block_name(block, "attn1.");
   // [batch, heads, tokens, head_dim], views of [batch, tokens, heads, head_dim]
-  const auto q = apply_rope(norm_heads(name + "norm_q", linear(name + "to_q", x)), rope).transpose(1, 2);
-  const auto k = apply_rope(norm_heads(name + "norm_k", linear(name + "to_k", x)), rope).transpose(1, 2);
-  const auto v = linear(name + "to_v", x)
+  const auto q = apply_rope(norm_heads(weights, name + "norm_q", linear(weights, name + "to_q", x)), rope)
+                     .transpose(1, 2);
+  const auto k = apply_rope(norm_heads(weights, name + "norm_k", linear(weights, name + "to_k", x)), rope)
+                     .transpose(1, 2);
+  const auto v = linear(weights, name + "to_v", x)
                      .unflatten(2, {config_.num_attention_heads, config_.attention_head_dim})
                      .transpose(1, 2);
   at::Tensor o;
@@ -117,27 +127,29 @@ at::Tensor Transformer::self_attention(int64_t block, const at::Tensor& x, const
   return o.transpose(1, 2).flatten(2);
 }
 
-at::Tensor Transformer::cross_attention(int64_t block, const at::Tensor& x, const at::Tensor& text) const {
+at::Tensor Transformer::cross_attention(const TensorMap& weights, int64_t block, const at::Tensor& x,
+                                        const at::Tensor& text) const {
   const std::string name = block_name(block, "attn2.");
-  const auto q = norm_heads(name + "norm_q", linear(name + "to_q", x)).transpose(1, 2);
-  const auto k = norm_heads(name + "norm_k", linear(name + "to_k", text)).transpose(1, 2);
-  const auto v = linear(name + "to_v", text)
+  const auto q = norm_heads(weights, name + "norm_q", linear(weights, name + "to_q", x)).transpose(1, 2);
+  const auto k = norm_heads(weights, name + "norm_k", linear(weights, name + "to_k", text)).transpose(1, 2);
+  const auto v = linear(weights, name + "to_v", text)
                      .unflatten(2, {config_.num_attention_heads, config_.attention_head_dim})
                      .transpose(1, 2);
   // No mask: the zero rows that pad the text are keys like any other, as in the teacher's training.
   const auto o = at::scaled_dot_product_attention(q, k, v);
-  return linear(name + "to_out.0", o.transpose(1, 2).flatten(2));
+  return linear(weights, name + "to_out.0", o.transpose(1, 2).flatten(2));
 }
 
-at::Tensor Transformer::feed_forward(int64_t block, const at::Tensor& x) const {
-  return linear(block_name(block, "ffn.net.2"),
-                at::gelu(linear(block_name(block, "ffn.net.0.proj"), x), "tanh"));
+at::Tensor Transformer::feed_forward(const TensorMap& weights, int64_t block, const at::Tensor& x) const {
+  return linear(weights, block_name(block, "ffn.net.2"),
+                at::gelu(linear(weights, block_name(block, "ffn.net.0.proj"), x), "tanh"));
 }
 
 at::Tensor Transformer::head(const at::Tensor& x, const Modulation& time) const {
   const at::Tensor& table = parameter("scale_shift_table");
   const auto two = table + time.embedding.unsqueeze(1).to(table.scalar_type());
-  return linear("proj_out", modulated_norm(x, two.slice(1, 1, 2), two.slice(1, 0, 1), config_.eps));
+  return linear(parameters_, "proj_out",
+                modulated_norm(x, two.slice(1, 1, 2), two.slice(1, 0, 1), config_.eps));
 }
 
 at::Tensor Transformer::forward(const at::Tensor& hidden_states, const at::Tensor& timestep,
@@ -157,21 +169,26 @@ at::Tensor Transformer::forward(const at::Tensor& hidden_states, const at::Tenso
   auto x = at::linear(patchify(hidden_states.to(device, dtype), config_.patch_size), patch_weight.flatten(1),
                       parameter("patch_embedding.bias"));  // [B, tokens, D], the residual stream
   for (int64_t block = 0; block < config_.num_layers; ++block) {
+    // A replay that ends early begins anew at the first block.
+    const BlockStream::Block held =
+        stream_ && block == last_block ? stream_->get(block, 0) : block_weights(block);
+    const TensorMap& weights = *held;
     // shift, scale, gate of the self-attention, then of the feed-forward, each [B, 1, D]
-    const auto m = (parameter(block_name(block, "scale_shift_table")) + time.six).chunk(6, 1);
-    const auto o = self_attention(block, modulated_norm(x, m[1], m[0], config_.eps), rope, attention);
+    const auto m = (weights.at(block_name(block, "scale_shift_table")) + time.six).chunk(6, 1);
+    const auto o =
+        self_attention(weights, block, modulated_norm(x, m[1], m[0], config_.eps), rope, attention);
     if (block == last_block) return {};
-    x = gated_sum(x, linear(block_name(block, "attn1.to_out.0"), o), m[2]);
+    x = gated_sum(x, linear(weights, block_name(block, "attn1.to_out.0"), o), m[2]);
 
     at::Tensor normed = x;
     if (config_.cross_attn_norm) {
-      const at::Tensor& weight = parameter(block_name(block, "norm2.weight"));
+      const at::Tensor& weight = weights.at(block_name(block, "norm2.weight"));
       normed = at::layer_norm(x.to(weight.scalar_type()), {config_.dim()}, weight,
-                              parameter(block_name(block, "norm2.bias")), config_.eps)
+                              weights.at(block_name(block, "norm2.bias")), config_.eps)
                    .to(dtype);
     }
-    x = x + cross_attention(block, normed, context);
-    x = gated_sum(x, feed_forward(block, modulated_norm(x, m[4], m[3], config_.eps)), m[5]);
+    x = x + cross_attention(weights, block, normed, context);
+    x = gated_sum(x, feed_forward(weights, block, modulated_norm(x, m[4], m[3], config_.eps)), m[5]);
   }
   return unpatchify(head(x, time), grid, config_.patch_size);
 }

@@ -37,6 +37,13 @@ bool is_phi(const std::string& name) {
   return name.find(".attn1.phi_q.") != std::string::npos || name.find(".attn1.phi_k.") != std::string::npos;
 }
 
+/// What a streamed model does not hold; phi is small, and a student's is not in the teacher's file.
+bool is_streamed(const std::string& name) {
+  return name.starts_with("blocks.") && !is_phi(name);
+}
+/// A parameter in the model's dtype that is never streamed.
+constexpr const char* kAlwaysResident = "patch_embedding.weight";
+
 void add_phi(Shapes& shapes, const std::string& prefix, const FeatureMapConfig& phi) {
   for (int64_t l = 0; l < phi.layers; ++l) {
     const int64_t in = l == 0 ? phi.head_dim : phi.features();
@@ -155,6 +162,7 @@ std::vector<std::vector<at::Tensor>> Transformer::parameter_groups() {
 }
 
 void Transformer::set_requires_grad(bool value) {
+  EXPECT(!value || !streams());
   for (auto& [name, tensor] : parameters_) {
     if (!tensor.is_leaf()) tensor = tensor.detach();
     tensor.requires_grad_(value);
@@ -163,16 +171,45 @@ void Transformer::set_requires_grad(bool value) {
 
 void Transformer::to(at::Device device, at::ScalarType dtype) {
   for (auto& [name, tensor] : parameters_) {
+    if (streams() && is_streamed(name)) continue;
     const auto target = kept_in_fp32(name) ? at::promote_types(dtype, at::kFloat) : dtype;
     const bool learns = tensor.requires_grad();
     tensor = tensor.detach().to(device, target, /*non_blocking=*/false, /*copy=*/true).contiguous();
     tensor.requires_grad_(learns);
   }
+  if (streams()) stream_to(device, dtype);
+}
+
+at::Device Transformer::device() const {
+  return parameters_.at(kAlwaysResident).device();
+}
+at::ScalarType Transformer::dtype() const {
+  return parameters_.at(kAlwaysResident).scalar_type();
+}
+
+void Transformer::stream_to(at::Device device, at::ScalarType dtype) {
+  stream_ = std::make_shared<BlockStream>(
+      tensors_by_block(parameters_, "blocks.", config_.num_layers, is_streamed), device,
+      [dtype](const std::string& name) {
+        return kept_in_fp32(name) ? at::promote_types(dtype, at::kFloat) : dtype;
+      });
+}
+
+void Transformer::stream() {
+  for (const auto& [name, tensor] : parameters_) EXPECT(!tensor.requires_grad());
+  stream_to(device(), dtype());
+}
+
+void Transformer::keep_blocks() {
+  if (!streams()) return;
+  stream_.reset();
+  to(device(), dtype());
 }
 
 Transformer Transformer::clone() const {
   Transformer result(*this);
   for (auto& [name, tensor] : result.parameters_) {
+    if (streams() && is_streamed(name)) continue;
     const bool learns = tensor.requires_grad();
     tensor = tensor.detach().clone();
     tensor.requires_grad_(learns);
@@ -187,7 +224,7 @@ void Transformer::make_hybrid(const HybridSettings& settings,
            config_.num_layers);
   std::erase_if(parameters_, [](const auto& item) { return is_phi(item.first); });
   config_.hybrid = settings;
-  const auto options = parameters_.at("patch_embedding.weight").options().requires_grad(false);
+  const auto options = parameters_.at(kAlwaysResident).options().requires_grad(false);
   for (int64_t block = 0; block < config_.num_layers; ++block) {
     if (settings.rates[static_cast<size_t>(block)].is_full()) continue;
     const auto [query, key] = phi(block);
