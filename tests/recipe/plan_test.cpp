@@ -206,6 +206,7 @@ TEST(Plan, WhatIsNamedAsRemedyFits) {
   EXPECT_NE(fault_of(shorter, 80, "finetune"), "");
 
   Config wasteful = config;
+  wasteful.model.stream = "no";
   wasteful.finetune.micro_batch = 4;
   wasteful.finetune.precision = "fp32";
   const auto expect = [&](const std::string& stage, double gib, const std::string& words) {
