@@ -1,6 +1,5 @@
 // A checkpoint of random weights at any size: what plans, measurements and tests at full size start from.
 #include <filesystem>
-#include <numeric>
 #include <set>
 
 #include "app/checkpoint_options.h"
