@@ -88,7 +88,7 @@ TensorMap load_finetuned_parameters(const std::filesystem::path& root, int64_t i
   const auto store = TensorStore::open_file(checkpoint.folder / kFile);
   TensorMap parameters;
   for (const std::string& name : store.names())
-    if (name.starts_with(kParameter)) parameters[name.substr(kParameter.size())] = store.get(name).clone();
+    if (name.starts_with(kParameter)) parameters[name.substr(kParameter.size())] = store.get(name);  // mapped
   return parameters;
 }
 

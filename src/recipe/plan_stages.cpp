@@ -101,7 +101,7 @@ void StagePlanner::decide_streaming(double memory) {
   if (!streamed_) return;
   notes_.push_back(fmt::format(
       "blocks of transformer and text encoder are streamed from their files, two in memory at once "
-      "(model.stream = {}; whole they take {} in fp32, a rank has {}); {}",
+      "(model.stream = {}; whole the larger takes {} in fp32, a rank has {}); {}",
       config_.model.stream, bytes_text(weights), memory > 0 ? bytes_text(memory) : "unknown memory",
       checkpoints_ > 0 ? "a student that is finetuned is held whole" : "the student too"));
 }

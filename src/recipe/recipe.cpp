@@ -112,23 +112,29 @@ at::ScalarType Recipe::model_dtype() {
 
 bool Recipe::streams() {
   if (streams_) return *streams_;
+  if (config.model.stream != "auto") {
+    streams_ = config.model.stream == "yes";
+    if (*streams_) log_info("blocks are streamed from their files (model.stream = yes)");
+    return *streams_;
+  }
   const ModelSizes sizes = read_model_sizes(config.model);
-  const double each = device.is_cpu() ? 4 : 2;  // bytes; a GPU holds the files' own dtype
+  const double each = static_cast<double>(c10::elementSize(model_dtype()));
   const double weights = resident_weights(sizes.transformer, sizes.text_encoder, each);
   const double memory = rank_memory(config, device, session.local_size());
   streams_ = streams_blocks(config.model.stream, weights, memory);
-  if (*streams_ && session.rank() == 0)
-    log_info("blocks are streamed from their files (model.stream = {}; {} of weights, {} of memory a rank)",
-             config.model.stream, bytes_text(weights), bytes_text(memory));
+  if (*streams_)
+    log_info("blocks are streamed from their files (model.stream = auto; {} of weights, {} of memory a rank)",
+             bytes_text(weights), bytes_text(memory));
   return *streams_;
 }
 
 const Transformer& Recipe::teacher() {
   if (!teacher_) {
-    teacher_ = Transformer::load(required_place(config.model, ModelPart::transformer));
-    teacher_->set_requires_grad(false);
-    if (streams()) teacher_->stream();
-    teacher_->to(device, model_dtype());
+    Transformer teacher = Transformer::load(required_place(config.model, ModelPart::transformer));
+    teacher.set_requires_grad(false);
+    if (streams()) teacher.stream();
+    teacher.to(device, model_dtype());
+    teacher_.emplace(std::move(teacher));
   }
   return *teacher_;
 }
@@ -152,11 +158,12 @@ const Tokenizer& Recipe::tokenizer() {
 
 const TextEncoder& Recipe::text_encoder() {
   if (!text_encoder_) {
-    text_encoder_ = TextEncoder::load(required_place(config.model, ModelPart::text_encoder));
-    at::ScalarType dtype = device.is_cpu() ? at::kFloat : common_dtype(text_encoder_->parameters());
+    TextEncoder encoder = TextEncoder::load(required_place(config.model, ModelPart::text_encoder));
+    at::ScalarType dtype = device.is_cpu() ? at::kFloat : common_dtype(encoder.parameters());
     if (dtype == at::kHalf) dtype = at::kBFloat16;  // umT5's activations exceed what fp16 can hold
-    if (streams()) text_encoder_->stream();
-    text_encoder_->to(device, dtype);
+    if (streams()) encoder.stream();
+    encoder.to(device, dtype);
+    text_encoder_.emplace(std::move(encoder));
   }
   return *text_encoder_;
 }

@@ -3,6 +3,8 @@
 #include <ATen/DeviceAccelerator.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "recipe/component_cost.h"
 
 namespace surgery {
@@ -10,7 +12,7 @@ namespace surgery {
 double resident_weights(const TransformerConfig& transformer, const TextEncoderConfig& text_encoder,
                         double bytes_per_element) {
   return bytes_per_element *
-         static_cast<double>(parameter_count(transformer) + parameter_count(text_encoder));
+         static_cast<double>(std::max(parameter_count(transformer), parameter_count(text_encoder)));
 }
 
 bool streams_blocks(const std::string& stream, double weights, double memory) {

@@ -12,7 +12,8 @@ namespace surgery {
 /// teacher and a student.
 inline constexpr double kResidentShare = 0.5;
 
-/// Bytes of transformer and text encoder, held whole at so many bytes an element.
+/// Bytes of the larger of transformer and text encoder, held whole at so many bytes an element; the recipe
+/// never holds both.
 double resident_weights(const TransformerConfig& transformer, const TextEncoderConfig& text_encoder,
                         double bytes_per_element);
 
