@@ -61,12 +61,9 @@ void export_diffusers(const Export& wanted, const fs::path& output) {
     log_info("text_encoder written");
   }
   if (const auto tokenizer = tokenizer_if_there(wanted.model)) copy_whole(*tokenizer, output / "tokenizer");
-  for (const char* part : {"vae", "text_encoder", "tokenizer"})
-    if (!fs::exists(output / part)) {
-      log_warning("there is no {} to export (name it with --model.{}): without it this is no whole pipeline",
-                  part, part);
-      return;  // model_index.json would name what is not there
-    }
+  if (!fs::exists(output / "vae") || !fs::exists(output / "text_encoder") ||
+      !fs::exists(output / "tokenizer"))
+    return;  // model_index.json would name what is not there
   write_pipeline_files(output);
   for (const fs::path& file : pipeline_files(wanted.model))
     copy_whole(file, output / fs::relative(file, wanted.model.path));
@@ -104,6 +101,22 @@ void export_comfy(const Export& wanted) {
   model.save(fs::absolute(wanted.output).parent_path(), wanted.dtype, as);
 }
 
+/// Parts that the layout has a place for and the model has not.
+void warn_of_missing_parts(const Export& wanted) {
+  std::string missing;
+  const auto add = [&](bool there, const char* part) {
+    if (!there) missing += fmt::format("{}{}", missing.empty() ? "" : ", ", part);
+  };
+  add(place_if_there(wanted.model, ModelPart::vae).has_value(), "vae");
+  add(place_if_there(wanted.model, ModelPart::text_encoder).has_value(), "text_encoder");
+  add(tokenizer_if_there(wanted.model).has_value(), "tokenizer");
+  if (!missing.empty())
+    log_warning(
+        "there is no {} to export: a pipeline needs them (--model.vae, --model.text_encoder, "
+        "--model.tokenizer name parts that lie elsewhere)",
+        missing);
+}
+
 void check_output(const Export& wanted) {
   const fs::path& output = wanted.output;
   if (wanted.layout == Layout::comfy && output.extension() != ".safetensors")
@@ -128,6 +141,7 @@ ExitCode run(Context& context) {
   if (context.session.rank() != 0) return ExitCode::done;
   check_output(wanted);
   require_part(ModelPart::transformer, part_place(wanted.model, ModelPart::transformer));
+  if (wanted.layout != Layout::comfy) warn_of_missing_parts(wanted);
   try {
     if (wanted.layout == Layout::comfy) {
       export_comfy(wanted);

@@ -33,6 +33,10 @@ TensorMap run(const std::filesystem::path&, const TensorMap& input, const Comman
   const int64_t steps = velocities.size(0);
   const Schedule schedule = schedule_of(input, options, steps);
   const SamplerKind kind = parse_sampler(options.text("sampler", "unipc"));
+  if (kind == SamplerKind::unipc && schedule.sigmas.front() >= 1 && !input.contains("sigmas"))
+    fail_usage(
+        "--schedule = {} starts at noise level 1, where unipc cannot: choose diffusers-unipc or wan-unipc",
+        options.text("schedule", ""));
   const double eta = options.number("eta", 1);
   at::Tensor noise;
   if (kind == SamplerKind::euler_ancestral && eta != 0) {

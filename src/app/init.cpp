@@ -121,7 +121,10 @@ void write_parts(const Init& wanted, const fs::path& output) {
   if (!wanted.tokenizer.empty())
     copy_whole(find_tokenizer(wanted.tokenizer),
                diffusers ? output / "tokenizer" : output / "google/umt5-xxl");
-  if (diffusers) write_pipeline_files(output);
+  // It names all parts.
+  if (diffusers && fs::exists(output / "vae") && fs::exists(output / "text_encoder") &&
+      fs::exists(output / "tokenizer"))
+    write_pipeline_files(output);
 }
 
 ExitCode run(Context& context) {

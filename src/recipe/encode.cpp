@@ -161,7 +161,10 @@ bool make_latents(Recipe& recipe) {
       [&] { return recipe.stop_requested(); }, recipe.coordinator());
   if (left.empty() && recipe.session.rank() == 0) {
     keep_index(d, options.folder, plans);
-    log_info("encode: {} clips in {} shards", clips.size(), plans.size());
+    int64_t rejected = 0;
+    for (const ShardPlan& plan : plans) rejected += shard_rejected(plan.path);
+    log_info("encode: {} clips in {} shards{}", std::ssize(clips) - rejected, plans.size(),
+             rejected > 0 ? fmt::format(", {} left out (rejects.txt beside them)", rejected) : "");
   }
   recipe.release_text_encoder();
   recipe.release_vae();

@@ -161,6 +161,11 @@ void write_model(const Recipe& recipe, const Transformer& student, const std::fi
 
 }  // namespace
 
+void check_given_noise(const Recipe& recipe) {
+  const GenerateSection& g = recipe.config.generate;
+  given_noise(recipe, std::ssize(recipe_prompts(g.prompts, g.count, "generate.prompts")) * g.samples);
+}
+
 bool make_samples(Recipe& recipe) {
   const Selection selection = require_selection(recipe);
   for (const std::string& variant : sample_variants(recipe.config))

@@ -96,8 +96,16 @@ Recipe::Recipe(Session& session_, Config config_, std::string config_text)
 }
 
 const TransformerConfig& Recipe::teacher_config() {
-  if (!teacher_config_)
-    teacher_config_ = Transformer::read_config(required_place(config.model, ModelPart::transformer));
+  if (!teacher_config_) {
+    const auto place = required_place(config.model, ModelPart::transformer);
+    TransformerConfig found = Transformer::read_config(place);
+    if (found.hybrid)
+      fail_usage(
+          "{}: is hybrid already (errors are told against a teacher of full softmax): give the model that "
+          "it was made from",
+          place.string());
+    teacher_config_ = std::move(found);
+  }
   return *teacher_config_;
 }
 
@@ -152,7 +160,11 @@ VaeConfig Recipe::vae_config() {
 }
 
 const Tokenizer& Recipe::tokenizer() {
-  if (!tokenizer_) tokenizer_.emplace(Tokenizer::load(required_tokenizer_place(config.model)));
+  if (!tokenizer_) {
+    const auto place = required_tokenizer_place(config.model);
+    tokenizer_content(place);  // names the option where it is not there
+    tokenizer_.emplace(Tokenizer::load(place));
+  }
   return *tokenizer_;
 }
 

@@ -3,8 +3,10 @@
 #include "data/manifest.h"
 #include "data/video.h"
 #include "parallel/stop.h"
+#include "recipe/model_parts.h"
 #include "recipe/recipe.h"
 #include "recipe/run_status.h"
+#include "recipe/sample_set.h"
 
 namespace surgery {
 namespace {
@@ -13,8 +15,11 @@ namespace {
 void check_inputs(Recipe& recipe) {
   const Config& config = recipe.config;
   if (recipe.session.rank() == 0) {
+    for (const ModelPart part : {ModelPart::transformer, ModelPart::vae, ModelPart::text_encoder})
+      require_part(part, required_place(config.model, part));
+    tokenizer_content(required_tokenizer_place(config.model));
     check_selection(recipe);
-    recipe_prompts(config.generate.prompts, config.generate.count, "generate.prompts");
+    check_given_noise(recipe);
     const bool encodes = config.data.shards.empty();
     if (encodes && !video_supported() && !std::filesystem::exists(recipe.run.data() / "latents"))
       fail_usage(

@@ -30,6 +30,9 @@ std::filesystem::path video_folder(const Config& config, const std::string& vari
 /// replaced; i counts the clips of that name, so that a prompt that stands in the list twice keeps both.
 std::vector<std::string> video_names(const std::vector<Prompt>& prompts, int64_t samples);
 
+/// Error{usage}, Error{io} or Error{data} where generate.prompts or generate.noise cannot be used.
+void check_given_noise(const Recipe& recipe);
+
 /// What every clip of a variant depends on, one a clip: `samples` of each prompt. Collective on first use.
 std::vector<std::string> sample_fingerprints(Recipe& recipe, const Selection& selection,
                                              const std::string& variant, const std::vector<Prompt>& prompts);

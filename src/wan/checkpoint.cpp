@@ -130,9 +130,15 @@ void check_complete(const Candidate& candidate) {
       fail_io("{}: names shard {}, which is not there (incomplete download): download it again",
               candidate.index.string(), file.filename().string());
   const auto set = candidate.index.empty() ? shard_set(candidate.files.front()) : std::nullopt;
-  if (set && static_cast<int64_t>(candidate.files.size()) != set->second)
-    fail_io("{}: {} of {} shards are there (incomplete download): download the others",
-            candidate.files.front().string(), candidate.files.size(), set->second);
+  if (!set || static_cast<int64_t>(candidate.files.size()) == set->second) return;
+  std::vector<std::string> missing;
+  const fs::path folder = candidate.files.front().parent_path();
+  for (int64_t i = 1; i <= set->second && missing.size() < 8; ++i)
+    if (const std::string name = fmt::format("{}-{:05}-of-{:05}.safetensors", set->first, i, set->second);
+        !fs::exists(folder / name))
+      missing.push_back(name);
+  fail_io("{}: {} of {} shards are there (incomplete download): download the others: {}", folder.string(),
+          candidate.files.size(), set->second, fmt::join(missing, ", "));
 }
 
 std::vector<std::string> names_of(const Candidate& candidate) {

@@ -5,6 +5,7 @@ Every run takes what it can from one base run, so that each option costs only th
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -14,9 +15,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from small_recipe import command, environment, hashes, run  # noqa: E402
+from small_recipe import SETTINGS, command, environment, hashes, run  # noqa: E402
 
 BLOCKS = "distill/block-*.h5"
+TEACHER = pathlib.Path(SETTINGS["model.path"])
 
 
 @pytest.fixture(scope="module")
@@ -236,11 +238,32 @@ def test_clips_start_from_the_noise_of_a_file_and_by_the_schedule_named(base, tm
     refused("generate.sampler = unipc cannot start at noise level 1", 64, "--generate.schedule=wan-dpm++")
     save_file({"noise": noise[:3]}, tmp_path / "noise.safetensors")
     refused("noise is Float [3, 16, 2, 8, 10], and the clips need floats [4, 16, 2, 8, 10]", 65)
+    line = command(tmp_path / "new", 1, *options[1:], stage="run")
+    result = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=100)
+    assert result.returncode == 65 and "noise is Float [3," in result.stderr
+    assert not list((tmp_path / "new").glob("*/*.h5")), "refused before anything is made"
     noise[2, 0, 0, 0, 0] = numpy.nan
     save_file({"noise": noise}, tmp_path / "noise.safetensors")
     refused("not finite", 65)
     (tmp_path / "noise.safetensors").unlink()
     refused("noise.safetensors", 74)
+
+
+def test_what_late_stages_need_of_the_model_is_looked_at_first(base, tmp_path):
+    def refused(code, words, *options):
+        line = command(tmp_path / "run", 1, *options, stage="run")
+        result = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=100)
+        assert result.returncode == code and words in result.stderr, result.stderr
+        assert not list((tmp_path / "run").glob("*/*.h5"))
+
+    refused(64, "is hybrid already", f"--model.path={base / 'model'}")
+    teacher = pathlib.Path(shutil.copytree(base / "model", tmp_path / "teacher"))
+    shutil.rmtree(teacher / "transformer")
+    shutil.copytree(TEACHER / "transformer", teacher / "transformer")
+    (teacher / "vae/diffusion_pytorch_model.safetensors").unlink()
+    refused(74, "diffusion_pytorch_model.safetensors", f"--model.path={teacher}")
+    shutil.rmtree(teacher / "tokenizer")
+    refused(74, "model.tokenizer", f"--model.path={teacher}", f"--model.vae={TEACHER / 'vae'}")
 
 
 def test_given_shards_are_used_as_they_are(base, tmp_path):
