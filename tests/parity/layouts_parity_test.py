@@ -296,8 +296,9 @@ def test_exports_are_complete_or_absent(single, tmp_path):
     refused(surgery("export", f"--model={single}", f"--model.vae={single}", f"--model.text_encoder={tmp_path / 'no'}",
                     f"--output={tmp_path / 'out'}"), IO, tmp_path / "no", "no such file or folder")
     assert list(tmp_path.iterdir()) == []
-    export(single, tmp_path / "out", "diffusers")  # what is not given is left out
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model_index.json", "scheduler", "transformer"]
+    result = surgery("export", f"--model={single}", f"--output={tmp_path / 'out'}", "--layout=diffusers")
+    assert result.returncode == 0 and "there is no vae, text_encoder, tokenizer to export" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["transformer"], "no index of what is not there"
 
 
 # ---- bad input
