@@ -13,6 +13,7 @@
 #include "app/build_info.h"
 #include "base/log.h"
 #include "data/version.h"
+#include "recipe/streaming.h"
 
 namespace surgery {
 namespace {
@@ -50,10 +51,6 @@ int64_t usable_cores() {
   return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-int64_t memory_bytes() {
-  return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
-}
-
 int64_t cuda_devices() {
   return torch::cuda::is_available() ? static_cast<int64_t>(torch::cuda::device_count()) : 0;
 }
@@ -84,10 +81,13 @@ Json describe_build() {
 }
 
 Json describe_ranks(Session& session) {
-  const Json mine{
-      {"rank", session.rank()},        {"host", session.host()},         {"local_rank", session.local_rank()},
-      {"cores", usable_cores()},       {"memory_bytes", memory_bytes()}, {"threads", at::get_num_threads()},
-      {"cuda_devices", cuda_devices()}};
+  const Json mine{{"rank", session.rank()},
+                  {"host", session.host()},
+                  {"local_rank", session.local_rank()},
+                  {"cores", usable_cores()},
+                  {"memory_bytes", static_cast<int64_t>(host_memory())},
+                  {"threads", at::get_num_threads()},
+                  {"cuda_devices", cuda_devices()}};
   Json all = Json::array();
   for (const std::string& text : session.world().gather_text(mine.dump())) all.push_back(Json::parse(text));
   return all;

@@ -391,15 +391,16 @@ bool make_report(Recipe& recipe) {
   if (recipe.session.rank() == 0) {
     Inputs in = read_inputs(recipe);
     // The page of an unfinished run carries no stamp and is always made again.
-    const auto stamp = [&] { return in.missing.empty() ? report_stamp(report_fingerprint(in)) + "\n" : ""; };
-    if (stamp().empty() || !holds(recipe.run.report(), stamp())) {
+    const std::string stamp = in.missing.empty() ? report_stamp(report_fingerprint(in)) + "\n" : "";
+    if (stamp.empty() || !holds(recipe.run.report(), stamp)) {
       read_blocks(in);
       Page page("Attention surgery", fmt::format("{} — teacher {}", recipe.run.root().filename().string(),
                                                  recipe.config.model.path));
       for (const auto& add : {add_stages, add_summary, add_selection, add_distillation, add_finetuning,
                               add_evaluation, add_clips, add_ledger})
         add(page, in);
-      write_file(recipe.run.report(), page.html() + stamp());
+      write_file(recipe.run.report(),
+                 page.html() + (in.missing.empty() ? stamp : ""));  // a block may be damaged
       made = 1;
     }
     log_info("report: {}", recipe.run.report().string());

@@ -389,4 +389,16 @@ fs::path find_tokenizer(const fs::path& where) {
   return where;
 }
 
+void save_part(ModelPart part, const TensorNames& names, const PartContent& content, const fs::path& folder,
+               const SaveAs& as) {
+  std::vector<SavedTensor> tensors;
+  for (const auto& [name, tensor] : content.parameters)
+    tensors.push_back(
+        {as.naming == Naming::wan ? names.to_wan().at(name) : name, tensor, content.dtype(name)});
+  std::map<std::string, std::string> metadata;
+  if (as.config_inside) metadata[kStoredConfig] = content.config;
+  write_weights(folder, as.stem.empty() ? standard_stem(part) : as.stem, tensors, as.shard_bytes, metadata);
+  if (!as.config_inside) write_file(folder / "config.json", content.config_file);
+}
+
 }  // namespace surgery

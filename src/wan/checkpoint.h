@@ -1,13 +1,16 @@
 #pragma once
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "storage/atomic_file.h"
 #include "storage/tensor_store.h"
 #include "wan/naming.h"
 #include "wan/parameter_check.h"
 #include "wan/tensor_names.h"
+#include "wan/weights_writer.h"
 
 namespace surgery {
 
@@ -51,6 +54,37 @@ std::string stored_config(const PartFiles& files);
 
 /// config.json of a part whose folder holds no weights (a model's sizes alone); empty when there is none.
 std::filesystem::path config_alone(ModelPart part, const std::filesystem::path& where);
+
+/// A part's configuration, from where `files` has it; `sizes(where)` tells it from the tensors alone.
+template <class Config, class Sizes>
+Config part_config(const PartFiles& files, const Sizes& sizes) {
+  if (!files.config.empty()) return Config::from_json(read_file(files.config), files.config.string());
+  const std::string where = files.place().string(), stored = stored_config(files);
+  if (!stored.empty()) return Config::from_json(stored, where + ": its " + kStoredConfig);
+  return sizes(where);
+}
+
+/// The same of the part at `where`; no weights are needed where a config.json tells it. `config_of(files,
+/// tensors)` is part_config of what read_part gives.
+template <class Config, class ConfigOf>
+Config read_part_config(ModelPart part, const std::filesystem::path& where, const ConfigOf& config_of) {
+  if (const auto file = config_alone(part, where); !file.empty())
+    return Config::from_json(read_file(file), file.string());
+  const PartFiles files = require_part(part, where);
+  return config_of(files, read_part(files));
+}
+
+/// What is written of a part, whatever its layout.
+struct PartContent {
+  const LazyTensors& parameters;                                      ///< under our names
+  std::function<at::ScalarType(const std::string& parameter)> dtype;  ///< in the file
+  std::string config;       ///< our config.json, which also goes inside single files
+  std::string config_file;  ///< config.json beside the weights, in the layout asked for
+};
+/// Weights under the names of `as.naming` and configuration, in `folder`. Error{io}; Error{data} for numbers
+/// that the dtype cannot hold.
+void save_part(ModelPart part, const TensorNames& names, const PartContent& content,
+               const std::filesystem::path& folder, const SaveAs& as);
 
 /// The files whose bytes are the part: all of its own folder, else weights and configuration.
 std::vector<std::filesystem::path> content_of(const PartFiles& files);

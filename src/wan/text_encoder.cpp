@@ -15,7 +15,6 @@ namespace surgery {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr const char* kStem = "model";
 constexpr const char* kEmbedding = "shared.weight";
 constexpr const char* kTiedEmbedding = "encoder.embed_tokens.weight";
 constexpr const char* kFinalNorm = "encoder.final_layer_norm.weight";
@@ -39,12 +38,9 @@ TensorMap without_unused(TensorMap tensors) {
 }
 
 TextEncoderConfig config_of(const PartFiles& files, const TensorMap& tensors) {
-  const std::string where = files.place().string();
-  if (!files.config.empty())
-    return TextEncoderConfig::from_json(read_file(files.config), files.config.string());
-  if (const std::string text = stored_config(files); !text.empty())
-    return TextEncoderConfig::from_json(text, where + ": its " + kStoredConfig);
-  return text_encoder_sizes(tensors, files.naming, where);
+  return part_config<TextEncoderConfig>(files, [&](const std::string& where) {
+    return text_encoder_sizes(without_unused(tensors), files.naming, where);
+  });
 }
 
 /// x over its root mean square, statistics in fp32, rounded once to the weight's dtype.
@@ -118,22 +114,14 @@ TextEncoder TextEncoder::load(const fs::path& where) {
 }
 
 TextEncoderConfig TextEncoder::read_config(const fs::path& where) {
-  if (const auto file = config_alone(ModelPart::text_encoder, where); !file.empty())
-    return TextEncoderConfig::from_json(read_file(file), file.string());
-  const PartFiles files = require_part(ModelPart::text_encoder, where);
-  return config_of(files, without_unused(read_part(files)));
+  return read_part_config<TextEncoderConfig>(ModelPart::text_encoder, where, config_of);
 }
 
 void save_text_encoder(const TextEncoderConfig& config, const LazyTensors& parameters, const fs::path& folder,
                        at::ScalarType dtype, const SaveAs& as) {
-  const TensorNames names = text_encoder_names(config);
-  std::vector<SavedTensor> tensors;
-  for (const auto& [name, tensor] : parameters)
-    tensors.push_back({as.naming == Naming::wan ? names.to_wan().at(name) : name, tensor, dtype});
-  std::map<std::string, std::string> metadata;
-  if (as.config_inside) metadata[kStoredConfig] = config.to_json();
-  write_weights(folder, as.stem.empty() ? kStem : as.stem, tensors, as.shard_bytes, metadata);
-  if (!as.config_inside) write_file(folder / "config.json", config.to_json());
+  const PartContent content{parameters, [dtype](const auto&) { return dtype; }, config.to_json(),
+                            config.to_json()};
+  save_part(ModelPart::text_encoder, text_encoder_names(config), content, folder, as);
 }
 
 void TextEncoder::save(const fs::path& folder, at::ScalarType dtype, const SaveAs& as) const {

@@ -10,7 +10,6 @@
 namespace surgery {
 namespace {
 
-constexpr const char* weights_stem = "diffusion_pytorch_model";
 using Shapes = std::map<std::string, std::vector<int64_t>>;
 
 void add_linear(Shapes& shapes, const std::string& name, int64_t out, int64_t in) {
@@ -101,12 +100,8 @@ Transformer::Transformer(TransformerConfig config, TensorMap parameters)
 
 namespace {
 TransformerConfig config_of(const PartFiles& files, const TensorMap& tensors) {
-  const std::string where = files.place().string();
-  if (!files.config.empty())
-    return TransformerConfig::from_json(read_file(files.config), files.config.string());
-  if (const std::string text = stored_config(files); !text.empty())
-    return TransformerConfig::from_json(text, where + ": its " + kStoredConfig);
-  return transformer_sizes(tensors, where);
+  return part_config<TransformerConfig>(
+      files, [&](const std::string& where) { return transformer_sizes(tensors, where); });
 }
 }  // namespace
 
@@ -120,25 +115,18 @@ Transformer Transformer::load(const std::filesystem::path& where) {
 }
 
 TransformerConfig Transformer::read_config(const std::filesystem::path& where) {
-  if (const auto file = config_alone(ModelPart::transformer, where); !file.empty())
-    return TransformerConfig::from_json(read_file(file), file.string());
-  const PartFiles files = require_part(ModelPart::transformer, where);
-  return config_of(files, read_part(files));
+  return read_part_config<TransformerConfig>(ModelPart::transformer, where, config_of);
 }
 
 void save_transformer(const TransformerConfig& config, const LazyTensors& parameters,
                       const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as) {
-  const TensorNames names = transformer_names(config);
-  std::vector<SavedTensor> tensors;
-  for (const auto& [name, tensor] : parameters)
-    tensors.push_back({as.naming == Naming::wan ? names.to_wan().at(name) : name, tensor,
-                       kept_in_fp32(name) ? at::promote_types(dtype, at::kFloat) : dtype});
-  std::map<std::string, std::string> metadata;
-  if (as.config_inside) metadata[kStoredConfig] = config.to_json();
-  write_weights(folder, as.stem.empty() ? weights_stem : as.stem, tensors, as.shard_bytes, metadata);
-  if (!as.config_inside)
-    write_file(folder / "config.json",
-               as.naming == Naming::wan ? config.to_wan_json(as.text_length) : config.to_json());
+  const auto dtype_of = [dtype](const std::string& name) {
+    return kept_in_fp32(name) ? at::promote_types(dtype, at::kFloat) : dtype;
+  };
+  const std::string ours = config.to_json();
+  const PartContent content{parameters, dtype_of, ours,
+                            as.naming == Naming::wan ? config.to_wan_json(as.text_length) : ours};
+  save_part(ModelPart::transformer, transformer_names(config), content, folder, as);
   if (config.hybrid && as.naming == Naming::diffusers)
     write_file(folder / kDiffusersLoaderName, kDiffusersLoader);
 }

@@ -14,8 +14,6 @@
 namespace surgery {
 namespace {
 
-constexpr const char* kStem = "diffusion_pytorch_model";
-
 std::string shape_text(at::IntArrayRef shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
@@ -78,11 +76,7 @@ Vae::Vae(VaeConfig config, TensorMap parameters)
 
 namespace {
 VaeConfig config_of(const PartFiles& files, const TensorMap& tensors) {
-  const std::string where = files.place().string();
-  if (!files.config.empty()) return VaeConfig::from_json(read_file(files.config), files.config.string());
-  if (const std::string text = stored_config(files); !text.empty())
-    return VaeConfig::from_json(text, where + ": its " + kStoredConfig);
-  return vae_sizes(tensors, where);
+  return part_config<VaeConfig>(files, [&](const std::string& where) { return vae_sizes(tensors, where); });
 }
 }  // namespace
 
@@ -97,22 +91,14 @@ Vae Vae::load(const std::filesystem::path& where) {
 }
 
 VaeConfig Vae::read_config(const std::filesystem::path& where) {
-  if (const auto file = config_alone(ModelPart::vae, where); !file.empty())
-    return VaeConfig::from_json(read_file(file), file.string());
-  const PartFiles files = require_part(ModelPart::vae, where);
-  return config_of(files, read_part(files));
+  return read_part_config<VaeConfig>(ModelPart::vae, where, config_of);
 }
 
 void save_vae(const VaeConfig& config, const LazyTensors& parameters, const std::filesystem::path& folder,
               at::ScalarType dtype, const SaveAs& as) {
-  const TensorNames names = vae_names(config);
-  std::vector<SavedTensor> tensors;
-  for (const auto& [name, tensor] : parameters)
-    tensors.push_back({as.naming == Naming::wan ? names.to_wan().at(name) : name, tensor, dtype});
-  std::map<std::string, std::string> metadata;
-  if (as.config_inside) metadata[kStoredConfig] = config.to_json();
-  write_weights(folder, as.stem.empty() ? kStem : as.stem, tensors, as.shard_bytes, metadata);
-  if (!as.config_inside) write_file(folder / "config.json", config.to_json());
+  const PartContent content{parameters, [dtype](const auto&) { return dtype; }, config.to_json(),
+                            config.to_json()};
+  save_part(ModelPart::vae, vae_names(config), content, folder, as);
 }
 
 void Vae::save(const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as) const {
