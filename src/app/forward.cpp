@@ -5,6 +5,7 @@
 
 #include <chrono>
 
+#include "base/host_memory.h"
 #include "recipe/streaming.h"
 #include "wan/sampler.h"
 
@@ -94,13 +95,6 @@ bool stream_option(const CommandLine& options, double weights) {
   return streams_blocks(word, weights, host_memory());
 }
 
-at::ScalarType precision_option(const CommandLine& options) {
-  const std::string name = options.text("precision", "fp32");
-  if (name == "fp32") return at::kFloat;
-  if (name == "bf16") return at::kBFloat16;
-  fail_usage("precision \"{}\" is unknown: choose fp32 or bf16", name);
-}
-
 Command forward_command() {
   return {
       "forward",
@@ -119,7 +113,10 @@ Command forward_command() {
         "memory at once; auto: where the weights would take more than half of this machine's memory",
         false},
        {"device", "NAME", "transformer: cpu (default) or cuda", false},
-       {"precision", "NAME", "transformer: fp32 (default) or bf16, whatever the file holds", false},
+       {"precision", "NAME",
+        fmt::format("transformer: {}, whatever the file holds (default fp32)",
+                    fmt::join(precision_names(), ", ")),
+        false},
        {"sampler", "NAME", fmt::format("scheduler: {} (default unipc)", fmt::join(sampler_names(), ", ")),
         false},
        {"shift", "X", "scheduler: shift of the schedule (default 3; not with sigmas)", false},

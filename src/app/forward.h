@@ -31,8 +31,7 @@ const at::Tensor& input_tensor(const TensorMap& input, const std::string& name);
 /// The same, and it must be floating point and finite.
 const at::Tensor& finite_input(const TensorMap& input, const std::string& name);
 
-at::Device device_option(const CommandLine& options);         ///< --device; Error{usage} when there is none
-at::ScalarType precision_option(const CommandLine& options);  ///< --precision
+at::Device device_option(const CommandLine& options);  ///< --device; Error{usage} when there is none
 /// --stream, for weights of so many bytes.
 bool stream_option(const CommandLine& options, double weights);
 

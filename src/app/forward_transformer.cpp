@@ -14,10 +14,11 @@ std::vector<Component> transformer_components() {
              const auto& text = finite_input(input, "encoder_hidden_states");
              const auto& timestep = input_tensor(input, "timestep");  // integers are as good here
              Transformer model = Transformer::load(folder);
-             const double bytes = precision_option(options) == at::kFloat ? 4 : 2;
+             const Precision precision = parse_precision(options.text("precision", "fp32"));
+             const auto bytes = static_cast<double>(c10::elementSize(precision.dtype));
              if (stream_option(options, bytes * static_cast<double>(parameter_count(model.config()))))
                model.stream();
-             model.to(device_option(options), precision_option(options));
+             model.to(device_option(options), precision);
              return {{"sample", model.forward(hidden_states, timestep, text)}};
            }}};
 }

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "app/command.h"
+#include "base/host_memory.h"
 #include "base/tensor.h"
 #include "recipe/run_directory.h"
 #include "recipe/streaming.h"

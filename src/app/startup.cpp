@@ -11,9 +11,9 @@
 #include <cstdlib>
 
 #include "app/build_info.h"
+#include "base/host_memory.h"
 #include "base/log.h"
 #include "data/version.h"
-#include "recipe/streaming.h"
 
 namespace surgery {
 namespace {

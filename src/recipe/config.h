@@ -14,7 +14,10 @@ struct ModelSection {
   std::string transformer, vae, text_encoder, tokenizer;  ///< a part from elsewhere; empty: inside `path`
   std::string config;           ///< for `plan` without weights: folder holding transformer/config.json
   std::string device = "auto";  ///< auto, cpu, cuda
-  std::string stream = "auto";  ///< auto, yes, no: blocks from their files, one at a time
+  std::string precision =
+      "auto";  ///< auto, or of precision_names(): of the transformer, where it is not trained
+  std::string text_precision = "auto";  ///< auto, fp32, bf16: of the text encoder
+  std::string stream = "auto";          ///< auto, yes, no: blocks from their files, one at a time
 };
 
 struct RunSection {
@@ -91,7 +94,7 @@ struct FinetuneSection {
   std::string checkpoints = "400,600,800,1000";
   int64_t save_every = 100;
   std::string max_gradient = "through";
-  std::string precision = "fp32";  ///< fp32, bf16 (parameters; masters are fp32)
+  std::string precision = "fp32";  ///< of precision_names(): of the student; masters are fp32
 };
 
 struct GenerateSection {

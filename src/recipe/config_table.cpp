@@ -1,6 +1,7 @@
 #include "recipe/config_table.h"
 
 #include "recipe/config_checks.h"
+#include "wan/precision.h"
 #include "wan/sampler.h"
 
 namespace surgery {
@@ -57,6 +58,11 @@ class SectionTable {
   Section Config::*section_;
 };
 
+Words with_auto(Words words) {
+  words.insert(words.begin(), "auto");
+  return words;
+}
+
 void add_model_and_run(std::vector<ConfigOption>& table) {
   SectionTable<ModelSection>(table, "model", &Config::model)
       .add("path", &ModelSection::path, "",
@@ -72,6 +78,13 @@ void add_model_and_run(std::vector<ConfigOption>& table) {
            "for plan without weights: folder that holds transformer/config.json")
       .add("device", &ModelSection::device, "", "where tensors are computed")
       .one_of({"auto", "cpu", "cuda"})
+      .add("precision", &ModelSection::precision, "",
+           "of the transformer, where it is not trained: fp32; bf16 rounded as diffusers does, or as the "
+           "original program's autocast; auto = fp32 on the CPU, bf16-diffusers on a GPU")
+      .one_of(with_auto(precision_names()))
+      .add("text_precision", &ModelSection::text_precision, "",
+           "of the text encoder; auto = fp32 on the CPU, bf16 on a GPU")
+      .one_of({"auto", "fp32", "bf16"})
       .add(
           "stream", &ModelSection::stream, "",
           "blocks of transformer and text encoder read from their files when it is their turn, two in memory "
@@ -227,8 +240,8 @@ void add_finetuning(std::vector<ConfigOption>& table) {
       .range(0)
       .add("max_gradient", &F::max_gradient, "", "gradient of c_i with stabilizer max")
       .one_of({"through", "constant"})
-      .add("precision", &F::precision, "", "of parameters in the forward; master weights are fp32")
-      .one_of({"fp32", "bf16"});
+      .add("precision", &F::precision, "", "of the student, as model.precision; master weights are fp32")
+      .one_of(precision_names());
 }
 
 void add_generation(std::vector<ConfigOption>& table) {

@@ -63,7 +63,7 @@ class Trainer {
     student_.max_gradient = f_.max_gradient == "constant" ? MaxGradient::constant : MaxGradient::through;
     student_.keep_blocks();
     const TensorMap exact = student_.parameters();
-    student_.to(recipe.device, f_.precision == "bf16" ? at::kBFloat16 : at::kFloat);
+    student_.to(recipe.device, parse_precision(f_.precision));
     student_.set_requires_grad(true);
     std::map<const void*, std::string> names;
     for (const auto& [name, parameter] : student_.parameters())

@@ -140,7 +140,7 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
         } else {
           if (!model) {
             model = variant_model(recipe, variant, selection);
-            model->to(recipe.device, recipe.model_dtype());
+            model->to(recipe.device, recipe.precision());
           }
           sample = generate_sample(recipe, *model, prompt_of(i), i, i % g.samples, noise);
           sample.fingerprint = fingerprints[static_cast<size_t>(i)];

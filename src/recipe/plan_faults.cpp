@@ -25,7 +25,7 @@ Remedy smaller(const std::string& key, int64_t now, int64_t step = 1) {
 }
 
 /// What leaves the result as it is comes first, shorter clips last.
-std::vector<Remedy> remedies(const PlanStage& stage, const Config& config, const Plan& plan) {
+std::vector<Remedy> stage_remedies(const PlanStage& stage, const Config& config, const Plan& plan) {
   if (stage.name == "trajectories" || stage.name == "generate")
     return {smaller(stage.name + ".frames", stage.clip.front(), 4)};
   if (stage.name == "distill") {
@@ -40,10 +40,16 @@ std::vector<Remedy> remedies(const PlanStage& stage, const Config& config, const
     std::erase_if(micro.values, [&](const std::string& value) {
       return config.finetune.global_batch % std::stoll(value) != 0;
     });
-    return {micro, {"finetune.precision", {"bf16"}}, smaller("data.frames", stage.clip.front(), 4)};
+    return {micro, {"finetune.precision", {"bf16-diffusers"}}, smaller("data.frames", stage.clip.front(), 4)};
   }
   if (stage.name == "encode") return {smaller("data.height", stage.clip[1], 16)};
   return {};
+}
+
+std::vector<Remedy> remedies(const PlanStage& stage, const Config& config, const Plan& plan) {
+  std::vector<Remedy> all = stage_remedies(stage, config, plan);
+  if (config.model.stream != "yes") all.insert(all.begin(), {"model.stream", {"yes"}});
+  return all;
 }
 
 const PlanStage& stage_named(const std::vector<PlanStage>& stages, const std::string& name) {
@@ -58,29 +64,47 @@ PlanStage with_option(const std::string& stage, Config& config, const Plan& plan
   return stage_named(plan_stages(config, plan.model, plan.machine, ignored), stage);
 }
 
-/// Options with which the stage fits: "it fits with --data.frames=33".
+/// The first of a remedy's values with which the stage fits; none does: empty.
+std::string fitting_value(const PlanStage& stage, Config& config, const Plan& plan, const Remedy& remedy) {
+  const auto value = std::ranges::partition_point(remedy.values, [&](const std::string& tried) {
+    return with_option(stage.name, config, plan, remedy.key, tried).memory_bytes() >
+           plan.machine.memory_bytes;
+  });
+  return value == remedy.values.end() ? "" : *value;
+}
+
+/// "it fits with --data.frames=33"; `options` are in the configuration, the last of them with this value.
+std::string it_fits(const PlanStage& stage, Config& config, const Plan& plan, const std::string& options,
+                    const Remedy& remedy, const std::string& value) {
+  std::string text = fmt::format("it fits with{} --{}={}", options, remedy.key, value);
+  const PlanStage changed = with_option(stage.name, config, plan, remedy.key, value);
+  if (changed.flops > 1.05 * stage.flops)
+    text += fmt::format(" ({:.1f} times its FLOPs)", changed.flops / stage.flops);
+  return text;
+}
+
+/// Options with which the stage fits: one alone that leaves the clips as they are, else one after the other.
 std::string what_would_fit(const PlanStage& stage, Config config, const Plan& plan) {
+  const std::vector<Remedy> all = remedies(stage, config, plan);
+  for (const Remedy& remedy : all) {
+    if (remedy.key.ends_with("frames") || remedy.key.ends_with("height")) continue;
+    Config alone = config;
+    if (const std::string value = fitting_value(stage, alone, plan, remedy); !value.empty())
+      return it_fits(stage, alone, plan, "", remedy, value);
+  }
   std::string options;
   double before = stage.memory_bytes();
-  for (const auto& [key, values] : remedies(stage, config, plan)) {
-    if (values.empty()) continue;
-    const std::string kept = get_option(config, *find_option(key));
-    const auto value = std::ranges::partition_point(values, [&](const std::string& tried) {
-      return with_option(stage.name, config, plan, key, tried).memory_bytes() > plan.machine.memory_bytes;
-    });
-    const std::string& taken = value == values.end() ? values.back() : *value;
-    const PlanStage changed = with_option(stage.name, config, plan, key, taken);
-    if (value != values.end()) {
-      std::string text = fmt::format("it fits with{} --{}={}", options, key, taken);
-      if (changed.flops > 1.05 * stage.flops)
-        text += fmt::format(" ({:.1f} times its FLOPs)", changed.flops / stage.flops);
-      return text;
-    }
+  for (const Remedy& remedy : all) {
+    if (remedy.values.empty()) continue;
+    const std::string kept = get_option(config, *find_option(remedy.key));
+    if (const std::string value = fitting_value(stage, config, plan, remedy); !value.empty())
+      return it_fits(stage, config, plan, options, remedy, value);
+    const PlanStage changed = with_option(stage.name, config, plan, remedy.key, remedy.values.back());
     if (changed.memory_bytes() < before) {
       before = changed.memory_bytes();
-      options += fmt::format(" --{}={}", key, taken);
+      options += fmt::format(" --{}={}", remedy.key, remedy.values.back());
     } else {
-      set_option(config, *find_option(key), kept);
+      set_option(config, *find_option(remedy.key), kept);
     }
   }
   return options.empty()

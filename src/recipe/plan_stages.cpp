@@ -9,6 +9,7 @@
 #include "data/shapes.h"
 #include "recipe/budget.h"
 #include "recipe/component_cost.h"
+#include "recipe/precision.h"
 #include "recipe/sample_set.h"
 #include "recipe/streaming.h"
 
@@ -40,7 +41,12 @@ double linear_flops(const CostGeometry& g, const FeatureMapConfig& phi, Rate rat
 
 StagePlanner::StagePlanner(const Config& config, const ModelSizes& model, const PlanMachine& machine,
                            std::vector<std::string>& notes)
-    : config_(config), model_(model), ranks_(machine.ranks), notes_(notes) {
+    : config_(config),
+      model_(model),
+      ranks_(machine.ranks),
+      precision_(precision_name(config.model, config.model.device == "cuda")),
+      text_precision_(text_precision(config.model, config.model.device == "cuda")),
+      notes_(notes) {
   phi_.heads = model.transformer.num_attention_heads;
   phi_.head_dim = model.transformer.attention_head_dim;
   phi_.degree = config.distill.phi_degree;
@@ -96,12 +102,12 @@ int64_t StagePlanner::student_parameters() const {
 }
 
 void StagePlanner::decide_streaming(double memory) {
-  const double weights = resident_weights(model_.transformer, model_.text_encoder, fp32);
+  const double weights = resident_weights(model_, parse_precision(precision_).dtype, text_precision_);
   streamed_ = streams_blocks(config_.model.stream, weights, memory);
   if (!streamed_) return;
   notes_.push_back(fmt::format(
       "blocks of transformer and text encoder are streamed from their files, two in memory at once "
-      "(model.stream = {}; whole the larger takes {} in fp32, a rank has {}); {}",
+      "(model.stream = {}; whole the larger takes {}, a rank has {}); {}",
       config_.model.stream, bytes_text(weights), memory > 0 ? bytes_text(memory) : "unknown memory",
       checkpoints_ > 0 ? "a student that is finetuned is held whole" : "the student too"));
 }
@@ -121,19 +127,24 @@ double streamed_elements(const PartConfig& config, PartConfig without_blocks, do
 /// Where blocks are streamed: what lies outside of them, and two.
 PlanTerm StagePlanner::teacher() const {
   if (streamed_)
-    return {"teacher's weights outside its blocks, and two blocks, fp32",
-            fp32 * streamed_elements(model_.transformer, model_.transformer, 0)};
-  return {"teacher's weights, fp32", fp32 * double(parameter_count(model_.transformer))};
+    return {"teacher's weights outside its blocks, and two blocks, " + precision_,
+            weight_bytes() * streamed_elements(model_.transformer, model_.transformer, 0)};
+  return {"teacher's weights, " + precision_, weight_bytes() * double(parameter_count(model_.transformer))};
+}
+double StagePlanner::weight_bytes() const {
+  return double(c10::elementSize(parse_precision(precision_).dtype));
 }
 PlanTerm StagePlanner::vae() const {
   return {"VAE, fp32", fp32 * double(parameter_count(model_.vae))};
 }
 PlanTerm StagePlanner::text_encoder() const {
   const TextEncoderConfig& text = model_.text_encoder;
+  const auto bytes = double(c10::elementSize(text_precision_));
+  const std::string dtype = text_precision_ == at::kFloat ? "fp32" : "bf16";
   if (streamed_)
-    return {"two layers of the text encoder, fp32",
-            fp32 * streamed_elements(text, text, double(text.vocab_size * text.d_model))};
-  return {"text encoder, fp32", fp32 * double(parameter_count(text))};
+    return {"two layers of the text encoder, " + dtype,
+            bytes * streamed_elements(text, text, double(text.vocab_size * text.d_model))};
+  return {"text encoder, " + dtype, bytes * double(parameter_count(text))};
 }
 
 /// The prompts are embedded first and the text encoder is let go: of the two phases the larger one counts.
@@ -146,7 +157,8 @@ std::vector<PlanTerm> StagePlanner::after_text(std::vector<PlanTerm> terms) cons
   return {before};
 }
 
-/// A student's, to generate with or to write down: finetuned ones are whole, others stream as the teacher.
+/// A student's, to generate with or to write down: it is put together in fp32. Finetuned ones are whole,
+/// others stream as the teacher.
 PlanTerm StagePlanner::student_weights() const {
   if (streamed_ && checkpoints_ == 0)
     return {"student's weights outside its blocks, and feature maps, fp32",
@@ -168,8 +180,8 @@ PlanStage StagePlanner::trajectories() const {
   PlanStage stage{.name = "trajectories", .unit = "prompts", .units = t.count + t.held_out};
   stage.clip = {t.frames, t.height, t.width};
   stage.parallel = stage.units;
-  stage.memory =
-      after_text({teacher(), {"activations of one forward", forward_work(g, branches(t.guidance), fp32)}});
+  stage.memory = after_text(
+      {teacher(), {"activations of one forward", forward_work(g, branches(t.guidance), weight_bytes())}});
   if (t.source == "live") {  // made inside distillation, once for every unit of blocks
     stage.units = 0;
     return stage;
@@ -218,7 +230,7 @@ PlanStage StagePlanner::distill() const {
   const double sample = fp32 * (plane * double(4 + rates_.size()) + 2 * rows * double(rates_.size()));
   const double phi = double(rates_.size()) * 2 * double(feature_map_parameters(phi_));
   stage.memory = {teacher()};
-  stage.memory.push_back({"activations of one forward", forward_work(g, n, fp32)});
+  stage.memory.push_back({"activations of one forward", forward_work(g, n, weight_bytes())});
   stage.memory.push_back(
       {fmt::format("q, k, v, y and softmax parts of {} samples of {} blocks", group * n, per_unit),
        sample * double(group * n) * double(per_unit)});
@@ -263,7 +275,8 @@ PlanStage StagePlanner::finetune() const {
   stage.flops = double(f.iterations * f.global_batch) * clip;
   if (f.iterations == 0) return stage;
 
-  const double parameters = double(student_parameters()), bytes = f.precision == "bf16" ? bf16 : fp32;
+  const double parameters = double(student_parameters()),
+               bytes = double(c10::elementSize(parse_precision(f.precision).dtype));
   const double kept = double(f.micro_batch) * double(g.tokens) * (22 * double(g.dim) + 2 * double(g.ffn_dim));
   if (f.teacher_weight > 0) stage.memory.push_back(teacher());
   stage.memory.push_back({fmt::format("student's weights, {}", f.precision), bytes * parameters});
@@ -279,7 +292,7 @@ PlanStage StagePlanner::finetune() const {
 /// The finished folder: transformer in bf16, the other parts as the teacher's files.
 PlanStage StagePlanner::model() const {
   PlanStage stage{.name = "model", .unit = "folders", .units = 1};
-  stage.memory = {teacher(), student_weights()};
+  stage.memory = {student_weights()};
   stage.disk = {{"transformer, bf16", bf16 * double(student_parameters())},
                 {"VAE, fp32", fp32 * double(parameter_count(model_.vae))},
                 {"text encoder, fp32", fp32 * double(parameter_count(model_.text_encoder))}};
@@ -298,8 +311,9 @@ PlanStage StagePlanner::generate() const {
   const double forwards = double(e.steps * branches(e.guidance));
   stage.flops = double(clips) * forwards * (transformer_flops(g) + double(students) * student_flops(g)) +
                 double(stage.units) * vae_decode_flops(model_.vae, e.frames, e.height, e.width);
-  stage.memory = {teacher(), vae(), student_weights()};
-  stage.memory.push_back({"activations of one forward", forward_work(g, branches(e.guidance), fp32)});
+  stage.memory = {student_weights(), vae()};  // the largest of the models, one at a time
+  stage.memory.push_back(
+      {"activations of one forward", forward_work(g, branches(e.guidance), weight_bytes())});
   stage.memory.push_back(
       {"VAE's features of 4 frames", 6 * fp32 * double(model_.vae.base_dim * 4 * e.height * e.width)});
   stage.memory = after_text(std::move(stage.memory));

@@ -26,6 +26,7 @@ class StagePlanner {
     return cost_geometry(model_.transformer, model_.text_tokens, s.frames, s.height, s.width);
   }
   void decide_streaming(double memory);
+  double weight_bytes() const;  // of an element of the transformer, where it is not trained
   PlanTerm teacher() const;
   PlanTerm vae() const;
   PlanTerm text_encoder() const;
@@ -39,6 +40,8 @@ class StagePlanner {
   const ModelSizes& model_;
   int64_t ranks_;
   bool streamed_ = false;  // blocks of transformer and text encoder
+  std::string precision_;  // of the transformer, where it is not trained
+  at::ScalarType text_precision_;
   std::vector<std::string>& notes_;
   FeatureMapConfig phi_;
   std::vector<Rate> rates_;

@@ -12,6 +12,7 @@
 #include "recipe/artifact.h"
 #include "recipe/model_parts.h"
 #include "recipe/plan.h"
+#include "recipe/precision.h"
 #include "recipe/streaming.h"
 #include "storage/atomic_file.h"
 
@@ -109,13 +110,12 @@ const TransformerConfig& Recipe::teacher_config() {
   return *teacher_config_;
 }
 
-at::ScalarType Recipe::model_dtype() {
-  if (device.is_cpu())
-    return at::kFloat;  // weights may be shipped in bf16; on the CPU all is computed in fp32
-  if (!model_dtype_)    // mapped: nothing but the header is read
-    model_dtype_ =
-        common_dtype(Transformer::load(required_place(config.model, ModelPart::transformer)).parameters());
-  return *model_dtype_;
+Precision Recipe::precision() const {
+  return parse_precision(precision_name());
+}
+
+std::string Recipe::precision_name() const {
+  return surgery::precision_name(config.model, !device.is_cpu());
 }
 
 bool Recipe::streams() {
@@ -126,8 +126,7 @@ bool Recipe::streams() {
     return *streams_;
   }
   const ModelSizes sizes = read_model_sizes(config.model);
-  const double each = static_cast<double>(c10::elementSize(model_dtype()));
-  const double weights = resident_weights(sizes.transformer, sizes.text_encoder, each);
+  const double weights = resident_weights(sizes, precision().dtype, text_precision());
   const double memory = rank_memory(config, device, session.local_size());
   streams_ = streams_blocks(config.model.stream, weights, memory);
   if (*streams_)
@@ -137,14 +136,20 @@ bool Recipe::streams() {
 }
 
 const Transformer& Recipe::teacher() {
-  if (!teacher_) {
-    Transformer teacher = Transformer::load(required_place(config.model, ModelPart::transformer));
-    teacher.set_requires_grad(false);
-    if (streams()) teacher.stream();
-    teacher.to(device, model_dtype());
-    teacher_.emplace(std::move(teacher));
-  }
+  if (!teacher_) teacher_.emplace(load_transformer(precision()));
   return *teacher_;
+}
+
+at::ScalarType Recipe::text_precision() const {
+  return surgery::text_precision(config.model, !device.is_cpu());
+}
+
+Transformer Recipe::load_transformer(Precision precision) {
+  Transformer transformer = Transformer::load(required_place(config.model, ModelPart::transformer));
+  transformer.set_requires_grad(false);
+  if (streams()) transformer.stream();
+  transformer.to(device, precision);
+  return transformer;
 }
 
 const Vae& Recipe::vae() {
@@ -171,10 +176,8 @@ const Tokenizer& Recipe::tokenizer() {
 const TextEncoder& Recipe::text_encoder() {
   if (!text_encoder_) {
     TextEncoder encoder = TextEncoder::load(required_place(config.model, ModelPart::text_encoder));
-    at::ScalarType dtype = device.is_cpu() ? at::kFloat : common_dtype(encoder.parameters());
-    if (dtype == at::kHalf) dtype = at::kBFloat16;  // umT5's activations exceed what fp16 can hold
     if (streams()) encoder.stream();
-    encoder.to(device, dtype);
+    encoder.to(device, text_precision());
     text_encoder_.emplace(std::move(encoder));
   }
   return *text_encoder_;
@@ -198,11 +201,13 @@ std::string Recipe::hash_files(const std::function<std::vector<std::filesystem::
 }
 
 const std::string& Recipe::transformer_hash() {
-  if (transformer_hash_.empty())
+  if (transformer_hash_.empty()) {
     transformer_hash_ = hash_files([&] {
       return content_of(
           require_part(ModelPart::transformer, required_place(config.model, ModelPart::transformer)));
     });
+    if (precision_name() != "fp32") transformer_hash_ += " " + precision_name();
+  }
   return transformer_hash_;
 }
 const std::string& Recipe::vae_hash() {
@@ -221,6 +226,10 @@ const std::string& Recipe::text_hash() {
       return files;
     });
   return text_hash_;
+}
+
+std::string Recipe::text_rows_hash() {
+  return text_hash() + (text_precision() == at::kFloat ? "" : " bf16");
 }
 
 at::Tensor Recipe::embed(const std::string& prompt) {

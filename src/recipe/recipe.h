@@ -31,8 +31,12 @@ class Recipe {
   const at::Device device;
 
   const Transformer& teacher();
-  /// What the transformer computes in: fp32 on the CPU, its file's own type elsewhere.
-  at::ScalarType model_dtype();
+  /// model.precision, resolved: in what the transformer computes where it is not trained.
+  Precision precision() const;
+  std::string precision_name() const;
+  at::ScalarType text_precision() const;  ///< model.text_precision, resolved
+  /// The teacher read from its files, without gradient, on the device; its blocks streamed where `streams()`.
+  Transformer load_transformer(Precision precision);
   const TransformerConfig& teacher_config();
   const Vae& vae();
   VaeConfig vae_config();  ///< needs no weights
@@ -41,11 +45,13 @@ class Recipe {
   bool streams();         ///< model.stream, resolved
   int64_t text_length();  ///< rows of padded text the transformer sees (model_max_length)
 
-  /// Content hashes of the teacher's transformer; of its VAE; of its text encoder and tokenizer. Read once,
-  /// on rank 0.
+  /// Content hashes of the teacher's transformer (and of the precision that is not fp32, for what it gives);
+  /// of its VAE; of its text encoder and tokenizer. Read once, on rank 0.
   const std::string& transformer_hash();
   const std::string& vae_hash();
   const std::string& text_hash();
+  /// The last with the precision that is not fp32: what the rows of a prompt depend on.
+  std::string text_rows_hash();
 
   /// Rows [n, text_dim] by the text encoder, fp32, on the CPU. recipe/text_cache.h keeps them for the
   /// prompts.
@@ -80,7 +86,6 @@ class Recipe {
   std::unique_ptr<Watchdog> watchdog_;  ///< none without run.stall_minutes
   std::optional<Transformer> teacher_;
   std::optional<TransformerConfig> teacher_config_;
-  std::optional<at::ScalarType> model_dtype_;
   std::optional<bool> streams_;
   std::optional<Vae> vae_;
   std::optional<Tokenizer> tokenizer_;

@@ -99,13 +99,13 @@ std::vector<std::string> sample_fingerprints(Recipe& recipe, const Selection& se
   for (const Prompt& prompt : prompts)
     for (int64_t i = 0; i < g.samples; ++i)
       fingerprints.push_back(make_fingerprint(
-          {"sample-1", model, recipe.text_hash(), recipe.vae_hash(), prompt.text, g.negative_prompt,
+          {"sample-1", model, recipe.text_rows_hash(), recipe.vae_hash(), prompt.text, g.negative_prompt,
            fmt::format("{} {} {}{}", fingerprints.size(), recipe.config.run.seed, sampling_text(g), noise)}));
   return fingerprints;
 }
 
 Transformer variant_model(Recipe& recipe, const std::string& variant, const Selection& selection) {
-  if (variant == "teacher") return recipe.teacher().clone();
+  if (variant == "teacher") return recipe.load_transformer(recipe.precision());
   Transformer student = make_student(recipe, selection);
   if (variant == "distilled") return student;
   student.keep_blocks();  // finetuning has changed them

@@ -56,7 +56,7 @@ Tables build_tables(Recipe& recipe, const DistillPlan& plan) {
   if (recipe.config.cost.measure == "milliseconds")
     for (size_t r = 0; r < rates.size(); ++r)
       milliseconds[r] = time_attention(geometry, plan.feature_map, rates[r], plan.stabilizer, recipe.device,
-                                       recipe.model_dtype());
+                                       recipe.precision().dtype);
   Tables tables = cost_tables(recipe, plan);
   const std::string expected = distill_fingerprint(recipe);
   auto row = tables.rows.begin();
@@ -80,7 +80,7 @@ std::string tables_fingerprint_of(Recipe& recipe) {
   // Times hold for what they were measured on.
   const std::string timed =
       cost.measure == "milliseconds"
-          ? fmt::format("{} {}", recipe.device.is_cuda() ? "cuda" : "cpu", at::toString(recipe.model_dtype()))
+          ? fmt::format("{} {}", recipe.device.is_cuda() ? "cuda" : "cpu", at::toString(recipe.precision().dtype))
           : "";
   return make_fingerprint({"tables-2", distill_fingerprint(recipe), timed,
                            fmt::format("{} {} {} {}", cost.frames, cost.height, cost.width, cost.measure)});

@@ -1,27 +1,25 @@
 #include "recipe/streaming.h"
 
 #include <ATen/DeviceAccelerator.h>
-#include <unistd.h>
 
 #include <algorithm>
 
+#include "base/host_memory.h"
 #include "recipe/component_cost.h"
 
 namespace surgery {
 
-double resident_weights(const TransformerConfig& transformer, const TextEncoderConfig& text_encoder,
-                        double bytes_per_element) {
-  return bytes_per_element *
-         static_cast<double>(std::max(parameter_count(transformer), parameter_count(text_encoder)));
+double resident_weights(const ModelSizes& sizes, at::ScalarType transformer, at::ScalarType text_encoder) {
+  const auto bytes = [](int64_t parameters, at::ScalarType dtype) {
+    return static_cast<double>(parameters) * static_cast<double>(c10::elementSize(dtype));
+  };
+  return std::max(bytes(parameter_count(sizes.transformer), transformer),
+                  bytes(parameter_count(sizes.text_encoder), text_encoder));
 }
 
 bool streams_blocks(const std::string& stream, double weights, double memory) {
   if (stream != "auto") return stream == "yes";
   return memory > 0 && weights > kResidentShare * memory;
-}
-
-double host_memory() {
-  return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
 }
 
 double rank_memory(const Config& config, at::Device device, int64_t ranks_of_host) {

@@ -18,8 +18,9 @@ Selection require_selection(Recipe& recipe) {
 
 Transformer make_student(Recipe& recipe, const Selection& selection) {
   const DistillPlan plan = recipe_distill_plan(recipe);
-  Transformer student = recipe.teacher().clone();
-  student.to(recipe.device, at::kFloat);  // phi was fitted in fp32, and masters are to start from it exactly
+  // In fp32 whatever the teacher computes in: phi was fitted so, and masters are to start from the file's
+  // weights.
+  Transformer student = recipe.load_transformer(at::kFloat);
   bool any = false;
   for (const Rate rate : selection.rates) any = any || !rate.is_full();
   if (!any) return student;

@@ -17,7 +17,7 @@ constexpr int kVersion = 1;
 
 /// Names the file as well. Collective on first use.
 std::string text_fingerprint(Recipe& recipe, const std::string& prompt) {
-  return make_fingerprint({"text-1", recipe.text_hash(), prompt});
+  return make_fingerprint({"text-1", recipe.text_rows_hash(), prompt});
 }
 
 void write_text(const std::filesystem::path& path, const std::string& fingerprint, const std::string& prompt,

@@ -23,7 +23,7 @@ std::vector<Prompt> trajectory_prompts(const Config& config) {
 
 std::string trajectory_fingerprint_of(Recipe& recipe, const Prompt& prompt, int64_t index) {
   const TrajectorySection& t = recipe.config.trajectories;
-  return make_fingerprint({"trajectory-1", recipe.transformer_hash(), recipe.text_hash(), prompt.text,
+  return make_fingerprint({"trajectory-1", recipe.transformer_hash(), recipe.text_rows_hash(), prompt.text,
                            t.negative_prompt,
                            fmt::format("{} {} {}", index, recipe.config.run.seed, sampling_text(t))});
 }

@@ -12,6 +12,7 @@
 #include "base/tensor.h"
 #include "storage/tensor_store.h"
 #include "wan/block_stream.h"
+#include "wan/precision.h"
 #include "wan/rope.h"
 #include "wan/weights_writer.h"
 
@@ -47,10 +48,6 @@ struct TransformerConfig {
 /// Every parameter's name (diffusers') and shape at a configuration, phi of its hybrid blocks included.
 std::map<std::string, std::vector<int64_t>> transformer_parameter_shapes(const TransformerConfig& config);
 
-/// Parameters that stay fp32 in a bf16 model (diffusers' `_keep_in_fp32_modules`): time embedder, tables,
-/// LayerNorms.
-bool kept_in_fp32(const std::string& parameter);
-
 /// Writes config.json and weights into `folder`, of a hybrid model with diffusers' names also the file that
 /// loads it there (wan/diffusers_loader.h); what `kept_in_fp32` names is at least fp32 whatever the dtype.
 /// `parameters` under our names. Error{io}; Error{data} for numbers that the dtype cannot hold.
@@ -63,8 +60,8 @@ using AttentionFunction =
     std::function<at::Tensor(int64_t block, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)>;
 
 /// Wan2.1's diffusion transformer, parameters under diffusers' names. Device and dtype are those of the
-/// parameters. With bf16 parameters it computes as diffusers does: LayerNorms, modulation and gated sums in
-/// fp32, each rounded once to bf16, everything else in bf16; RoPE in fp32.
+/// parameters. With bf16 parameters it rounds as `Precision` says (as diffusers, unless `to` was told else);
+/// statistics of norms, modulation, gated sums and RoPE are computed in fp32 either way.
 class Transformer {
  public:
   Transformer(TransformerConfig config,
@@ -84,11 +81,11 @@ class Transformer {
   /// Every parameter as a leaf that requires grad, grouped for buckets: one group per block, then the rest.
   std::vector<std::vector<at::Tensor>> parameter_groups();
   void set_requires_grad(bool value);
-  /// Converts to memory of its own (no longer mapped); what `kept_in_fp32` names is at least fp32. Of a model
+  /// Converts to memory of its own (no longer mapped), each parameter to precision.of_parameter. Of a model
   /// that streams, all but the streamed parameters is converted, those whenever a forward comes to them.
-  void to(at::Device device, at::ScalarType dtype);
+  void to(at::Device device, Precision precision);
   at::Device device() const;     ///< where it computes
-  at::ScalarType dtype() const;  ///< in what: that of what `kept_in_fp32` does not name
+  at::ScalarType dtype() const;  ///< in what: that of the blocks' products
   /// A copy; of a model that streams, the mapping is shared.
   Transformer clone() const;
 
@@ -117,12 +114,14 @@ class Transformer {
 
  private:
   struct Modulation;
-  void stream_to(at::Device device, at::ScalarType dtype);
+  void stream_to(at::Device device, Precision precision);
   const at::Tensor& parameter(const std::string& name) const;
   BlockStream::Block block_weights(int64_t block) const;
   at::Tensor linear(const TensorMap& weights, const std::string& name, const at::Tensor& x) const;
+  at::Tensor modulated_norm(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift) const;
+  at::Tensor gated_sum(const at::Tensor& x, const at::Tensor& y, const at::Tensor& gate) const;
   at::Tensor norm_heads(const TensorMap& weights, const std::string& name, const at::Tensor& x) const;
-  Modulation embed_time(const at::Tensor& timestep, at::ScalarType dtype) const;
+  Modulation embed_time(const at::Tensor& timestep) const;
   at::Tensor embed_text(const at::Tensor& text) const;
   at::Tensor self_attention(const TensorMap& weights, int64_t block, const at::Tensor& x,
                             const at::Tensor& rope, const AttentionFunction* attention) const;
@@ -133,6 +132,7 @@ class Transformer {
 
   TransformerConfig config_;
   TensorMap parameters_;
+  Rounding rounding_ = Rounding::diffusers;
   std::shared_ptr<BlockStream> stream_;  ///< none: every parameter is converted already
   std::shared_ptr<RopeCache> rope_ = std::make_shared<RopeCache>();
 };

@@ -12,24 +12,6 @@ std::string block_name(int64_t block, const char* part) {
   return fmt::format("blocks.{}.{}", block, part);
 }
 
-/// LayerNorm(x) * (1 + scale) + shift over the last axis; x [B, L, D], scale and shift [B, 1, D] fp32.
-/// Statistics, product and sum in fp32, rounded once to x's dtype.
-at::Tensor modulated_norm(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, double eps) {
-  const int64_t dim = x.size(2);
-  const auto wide = x.to(shift.scalar_type());
-  // One sample: the modulation is the LayerNorm's own affine part, one pass over x instead of two.
-  if (x.size(0) == 1)
-    return at::layer_norm(wide, {dim}, (scale + 1).view({dim}), shift.reshape({dim}), eps)
-        .to(x.scalar_type());
-  return at::addcmul(shift, at::layer_norm(wide, {dim}, {}, {}, eps), scale + 1).to(x.scalar_type());
-}
-
-/// x + y * gate, in the gate's type (fp32), rounded once to x's.
-at::Tensor gated_sum(const at::Tensor& x, const at::Tensor& y, const at::Tensor& gate) {
-  const auto wide = gate.scalar_type();
-  return at::addcmul(x.to(wide), y.to(wide), gate).to(x.scalar_type());
-}
-
 void check_inputs(const TransformerConfig& config, const at::Tensor& hidden_states,
                   const at::Tensor& timestep, const at::Tensor& text) {
   VALIDATE(hidden_states.dim() == 5 && hidden_states.size(1) == config.in_channels,
@@ -80,19 +62,45 @@ at::Tensor Transformer::linear(const TensorMap& weights, const std::string& name
   return surgery::linear(x.to(weight.scalar_type()), weight, weights.at(name + ".bias"));
 }
 
+/// LayerNorm(x) * (1 + scale) + shift over the last axis; x [B, L, D], scale and shift [B, 1, D] fp32.
+/// Statistics, product and sum in fp32; as diffusers, rounded once to x's dtype.
+at::Tensor Transformer::modulated_norm(const at::Tensor& x, const at::Tensor& scale,
+                                       const at::Tensor& shift) const {
+  const int64_t dim = x.size(2);
+  const auto wide = x.to(shift.scalar_type());
+  if (rounding_ == Rounding::wan && wide.scalar_type() != x.scalar_type())  // block 0: x is not fp32 yet
+    return at::addcmul(shift, at::layer_norm(wide, {dim}, {}, {}, config_.eps).to(x.scalar_type()).to(wide),
+                       scale + 1);
+  // One sample: the modulation is the LayerNorm's own affine part, one pass over x instead of two.
+  if (x.size(0) == 1)
+    return at::layer_norm(wide, {dim}, (scale + 1).view({dim}), shift.reshape({dim}), config_.eps)
+        .to(x.scalar_type());
+  return at::addcmul(shift, at::layer_norm(wide, {dim}, {}, {}, config_.eps), scale + 1).to(x.scalar_type());
+}
+
+/// x + y * gate, in the gate's type (fp32); as diffusers, rounded once to x's.
+at::Tensor Transformer::gated_sum(const at::Tensor& x, const at::Tensor& y, const at::Tensor& gate) const {
+  const auto wide = gate.scalar_type();
+  const at::Tensor sum = at::addcmul(x.to(wide), y.to(wide), gate);
+  return rounding_ == Rounding::wan ? sum : sum.to(x.scalar_type());
+}
+
 /// RMSNorm over all heads' channels at once (before the split into heads), then the split: [B, L, D] -> [B,
 /// L, H, d].
 at::Tensor Transformer::norm_heads(const TensorMap& weights, const std::string& name,
                                    const at::Tensor& x) const {
-  return at::rms_norm(x, {config_.dim()}, weights.at(name + ".weight"), config_.eps)
-      .unflatten(2, {config_.num_attention_heads, config_.attention_head_dim});
+  const at::Tensor& weight = weights.at(name + ".weight");
+  const at::Tensor normed = weight.scalar_type() == x.scalar_type()
+                                ? at::rms_norm(x, {config_.dim()}, weight, config_.eps)
+                                : at::rms_norm(x, {config_.dim()}, {}, config_.eps) * weight;
+  return normed.unflatten(2, {config_.num_attention_heads, config_.attention_head_dim});
 }
 
-Transformer::Modulation Transformer::embed_time(const at::Tensor& timestep, at::ScalarType dtype) const {
+Transformer::Modulation Transformer::embed_time(const at::Tensor& timestep) const {
   const std::string name = "condition_embedder.time_embedder.linear_";
   const auto sinusoid = timestep_sinusoid(timestep, config_.freq_dim);
-  const auto embedding =
-      linear(parameters_, name + "2", at::silu(linear(parameters_, name + "1", sinusoid))).to(dtype);
+  auto embedding = linear(parameters_, name + "2", at::silu(linear(parameters_, name + "1", sinusoid)));
+  if (rounding_ == Rounding::diffusers) embedding = embedding.to(dtype());
   const auto six = linear(parameters_, "condition_embedder.time_proj", at::silu(embedding));
   return {embedding,
           six.unflatten(1, {6, config_.dim()}).to(at::promote_types(six.scalar_type(), at::kFloat))};
@@ -107,10 +115,12 @@ at::Tensor Transformer::self_attention(const TensorMap& weights, int64_t block, 
                                        const at::Tensor& rope, const AttentionFunction* attention) const {
   const std::string name = block_name(block, "attn1.");
   // [batch, heads, tokens, head_dim], views of [batch, tokens, heads, head_dim]
-  const auto q = apply_rope(norm_heads(weights, name + "norm_q", linear(weights, name + "to_q", x)), rope)
-                     .transpose(1, 2);
-  const auto k = apply_rope(norm_heads(weights, name + "norm_k", linear(weights, name + "to_k", x)), rope)
-                     .transpose(1, 2);
+  const auto rotated = [&](const char* norm, const char* projection) {
+    return apply_rope(norm_heads(weights, name + norm, linear(weights, name + projection, x)), rope)
+        .to(dtype())
+        .transpose(1, 2);
+  };
+  const auto q = rotated("norm_q", "to_q"), k = rotated("norm_k", "to_k");
   const auto v = linear(weights, name + "to_v", x)
                      .unflatten(2, {config_.num_attention_heads, config_.attention_head_dim})
                      .transpose(1, 2);
@@ -130,8 +140,12 @@ at::Tensor Transformer::self_attention(const TensorMap& weights, int64_t block, 
 at::Tensor Transformer::cross_attention(const TensorMap& weights, int64_t block, const at::Tensor& x,
                                         const at::Tensor& text) const {
   const std::string name = block_name(block, "attn2.");
-  const auto q = norm_heads(weights, name + "norm_q", linear(weights, name + "to_q", x)).transpose(1, 2);
-  const auto k = norm_heads(weights, name + "norm_k", linear(weights, name + "to_k", text)).transpose(1, 2);
+  const auto normed = [&](const char* norm, const char* projection, const at::Tensor& of) {
+    return norm_heads(weights, name + norm, linear(weights, name + projection, of))
+        .to(dtype())
+        .transpose(1, 2);
+  };
+  const auto q = normed("norm_q", "to_q", x), k = normed("norm_k", "to_k", text);
   const auto v = linear(weights, name + "to_v", text)
                      .unflatten(2, {config_.num_attention_heads, config_.attention_head_dim})
                      .transpose(1, 2);
@@ -148,8 +162,7 @@ at::Tensor Transformer::feed_forward(const TensorMap& weights, int64_t block, co
 at::Tensor Transformer::head(const at::Tensor& x, const Modulation& time) const {
   const at::Tensor& table = parameter("scale_shift_table");
   const auto two = table + time.embedding.unsqueeze(1).to(table.scalar_type());
-  return linear(parameters_, "proj_out",
-                modulated_norm(x, two.slice(1, 1, 2), two.slice(1, 0, 1), config_.eps));
+  return linear(parameters_, "proj_out", modulated_norm(x, two.slice(1, 1, 2), two.slice(1, 0, 1)));
 }
 
 at::Tensor Transformer::forward(const at::Tensor& hidden_states, const at::Tensor& timestep,
@@ -163,7 +176,7 @@ at::Tensor Transformer::forward(const at::Tensor& hidden_states, const at::Tenso
                                     hidden_states.size(3) / config_.patch_size[1],
                                     hidden_states.size(4) / config_.patch_size[2]};
   const auto rope = rope_->get(grid, config_.attention_head_dim, device);
-  const Modulation time = embed_time(timestep.to(device), dtype);
+  const Modulation time = embed_time(timestep.to(device));
   const auto context = embed_text(text.to(device, dtype));
 
   auto x = at::linear(patchify(hidden_states.to(device, dtype), config_.patch_size), patch_weight.flatten(1),
@@ -175,8 +188,7 @@ at::Tensor Transformer::forward(const at::Tensor& hidden_states, const at::Tenso
     const TensorMap& weights = *held;
     // shift, scale, gate of the self-attention, then of the feed-forward, each [B, 1, D]
     const auto m = (weights.at(block_name(block, "scale_shift_table")) + time.six).chunk(6, 1);
-    const auto o =
-        self_attention(weights, block, modulated_norm(x, m[1], m[0], config_.eps), rope, attention);
+    const auto o = self_attention(weights, block, modulated_norm(x, m[1], m[0]), rope, attention);
     if (block == last_block) return {};
     x = gated_sum(x, linear(weights, block_name(block, "attn1.to_out.0"), o), m[2]);
 
@@ -185,10 +197,10 @@ at::Tensor Transformer::forward(const at::Tensor& hidden_states, const at::Tenso
       const at::Tensor& weight = weights.at(block_name(block, "norm2.weight"));
       normed = at::layer_norm(x.to(weight.scalar_type()), {config_.dim()}, weight,
                               weights.at(block_name(block, "norm2.bias")), config_.eps)
-                   .to(dtype);
+                   .to(x.scalar_type());
     }
     x = x + cross_attention(weights, block, normed, context);
-    x = gated_sum(x, feed_forward(weights, block, modulated_norm(x, m[4], m[3], config_.eps)), m[5]);
+    x = gated_sum(x, feed_forward(weights, block, modulated_norm(x, m[4], m[3])), m[5]);
   }
   return unpatchify(head(x, time), grid, config_.patch_size);
 }

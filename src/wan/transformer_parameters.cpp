@@ -87,12 +87,6 @@ std::map<std::string, std::vector<int64_t>> transformer_parameter_shapes(const T
   return shapes;
 }
 
-bool kept_in_fp32(const std::string& parameter) {
-  for (const char* part : {"time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"})
-    if (parameter.find(part) != std::string::npos) return true;
-  return false;
-}
-
 Transformer::Transformer(TransformerConfig config, TensorMap parameters)
     : config_(std::move(config)), parameters_(std::move(parameters)) {
   check_parameters("transformer", transformer_parameter_shapes(config_), parameters_);
@@ -120,9 +114,7 @@ TransformerConfig Transformer::read_config(const std::filesystem::path& where) {
 
 void save_transformer(const TransformerConfig& config, const LazyTensors& parameters,
                       const std::filesystem::path& folder, at::ScalarType dtype, const SaveAs& as) {
-  const auto dtype_of = [dtype](const std::string& name) {
-    return kept_in_fp32(name) ? at::promote_types(dtype, at::kFloat) : dtype;
-  };
+  const auto dtype_of = [dtype](const std::string& name) { return Precision(dtype).of_parameter(name); };
   const std::string ours = config.to_json();
   const PartContent content{parameters, dtype_of, ours,
                             as.naming == Naming::wan ? config.to_wan_json(as.text_length) : ours};
@@ -157,15 +149,17 @@ void Transformer::set_requires_grad(bool value) {
   }
 }
 
-void Transformer::to(at::Device device, at::ScalarType dtype) {
+void Transformer::to(at::Device device, Precision precision) {
+  rounding_ = precision.rounding;
   for (auto& [name, tensor] : parameters_) {
     if (streams() && is_streamed(name)) continue;
-    const auto target = kept_in_fp32(name) ? at::promote_types(dtype, at::kFloat) : dtype;
     const bool learns = tensor.requires_grad();
-    tensor = tensor.detach().to(device, target, /*non_blocking=*/false, /*copy=*/true).contiguous();
+    tensor = tensor.detach()
+                 .to(device, precision.of_parameter(name), /*non_blocking=*/false, /*copy=*/true)
+                 .contiguous();
     tensor.requires_grad_(learns);
   }
-  if (streams()) stream_to(device, dtype);
+  if (streams()) stream_to(device, precision);
 }
 
 at::Device Transformer::device() const {
@@ -175,23 +169,21 @@ at::ScalarType Transformer::dtype() const {
   return parameters_.at(kAlwaysResident).scalar_type();
 }
 
-void Transformer::stream_to(at::Device device, at::ScalarType dtype) {
+void Transformer::stream_to(at::Device device, Precision precision) {
   stream_ = std::make_shared<BlockStream>(
       tensors_by_block(parameters_, "blocks.", config_.num_layers, is_streamed), device,
-      [dtype](const std::string& name) {
-        return kept_in_fp32(name) ? at::promote_types(dtype, at::kFloat) : dtype;
-      });
+      [precision](const std::string& name) { return precision.of_parameter(name); });
 }
 
 void Transformer::stream() {
   for (const auto& [name, tensor] : parameters_) EXPECT(!tensor.requires_grad());
-  stream_to(device(), dtype());
+  stream_to(device(), {dtype(), rounding_});
 }
 
 void Transformer::keep_blocks() {
   if (!streams()) return;
   stream_.reset();
-  to(device(), dtype());
+  to(device(), {dtype(), rounding_});
 }
 
 Transformer Transformer::clone() const {

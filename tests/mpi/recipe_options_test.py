@@ -74,7 +74,7 @@ def test_a_batch_that_ranks_do_not_divide_counts_every_clip_once(base, tmp_path,
 
 
 def test_bf16_trains_masters_that_start_exactly(base, tmp_path):
-    continued(base, tmp_path / "run", "finetune", "--finetune.precision=bf16")
+    continued(base, tmp_path / "run", "finetune", "--finetune.precision=bf16-diffusers")
     found = parameters(tmp_path / "run")
     assert all(value.dtype == numpy.float32 for value in found.values())
     assert losses(tmp_path / "run") == pytest.approx(losses(base), rel=0.05)
@@ -82,6 +82,24 @@ def test_bf16_trains_masters_that_start_exactly(base, tmp_path):
     rounded = (found[phi].view(numpy.uint32) & 0xFFFF) == 0  # bf16 leaves 16 zero bits
     assert rounded.mean() < 0.1, "masters are fp32, not widened bf16"
     assert difference(found, parameters(base)) < 0.7 * moved(base)
+
+
+def test_bf16_as_either_program_rounds_is_named_and_enters_what_is_made(base, tmp_path):
+    bf16 = ["--model.text_precision=bf16"]
+    for name in ["bf16-diffusers", "bf16-wan"]:
+        run(tmp_path / name, 2, f"--model.precision={name}", *bf16, "--trajectories.count=1", stage="cache")
+    latents = {}
+    for directory in [base, tmp_path / "bf16-diffusers", tmp_path / "bf16-wan"]:
+        with h5py.File(directory / "cache/trajectory-000000.h5") as file:
+            latents[directory.name] = numpy.asarray(file["final_latents"], numpy.float32)
+    exact = latents.pop("run")
+    errors = {name: numpy.linalg.norm(found - exact) / numpy.linalg.norm(exact) for name, found in latents.items()}
+    assert 1e-3 < errors["bf16-wan"] < errors["bf16-diffusers"] < 0.5, errors
+    continued(base, tmp_path / "student", "generate", "--finetune.precision=bf16-wan")
+    assert losses(tmp_path / "student") == pytest.approx(losses(base), rel=0.05)
+    refused = subprocess.run(command(base, 1, "--model.precision=bf16-wan", stage="cache"), env=environment(),
+                             capture_output=True, text=True, timeout=300)
+    assert refused.returncode == 64 and "made with other settings" in refused.stderr, refused.stderr
 
 
 def test_the_teachers_term_pulls_towards_the_teacher(base, tmp_path):

@@ -128,7 +128,7 @@ def test_shards_and_bf16(exported, tmp_path):
     with torch.no_grad():
         rounded = half(tensors["hidden_states"].bfloat16(), tensors["timestep"],
                        tensors["encoder_hidden_states"].bfloat16()).sample
-    code, ours = forward(tmp_path / "half", tensors, tmp_path, "--precision", "bf16")
+    code, ours = forward(tmp_path / "half", tensors, tmp_path, "--precision", "bf16-diffusers")
     assert code == DONE, ours
     own = difference(ours, exact)
     assert own < 0.1 and difference(rounded, exact) <= 1.2 * own and difference(rounded, ours) <= 1.5 * own

@@ -195,7 +195,7 @@ std::string fault_of(const Config& config, double gib, const std::string& stage)
 /// The options that a fault names do make the stage fit, and the next longer clip does not.
 TEST(Plan, WhatIsNamedAsRemedyFits) {
   Config config = paper();
-  config.finetune.precision = "bf16";
+  config.finetune.precision = "bf16-diffusers";
   const std::string fault = fault_of(config, 80, "finetune");
   const auto at = fault.find("it fits with --data.frames=");
   ASSERT_NE(at, std::string::npos) << fault;
@@ -214,15 +214,18 @@ TEST(Plan, WhatIsNamedAsRemedyFits) {
         << fault_of(wasteful, gib, stage);
   };
   expect("finetune", 450, "it fits with --finetune.micro_batch=2");
-  expect("finetune", 80, "it fits with --finetune.micro_batch=1 --finetune.precision=bf16 --data.frames=");
+  expect("finetune", 80,
+         "it fits with --finetune.micro_batch=1 --finetune.precision=bf16-diffusers --data.frames=");
   expect("finetune", 20,
-         "it does not fit even with --finetune.micro_batch=1 --finetune.precision=bf16 --data.frames=1");
+         "it does not fit even with --finetune.micro_batch=1 --finetune.precision=bf16-diffusers "
+         "--data.frames=1");
   expect("distill", 30, "it fits with --distill.blocks_per_unit=");
   expect("distill", 30, "times its FLOPs)");
-  expect("encode", 24, "it fits with --data.height=");
-  expect("model", 10, "it needs ranks with more memory");
-  expect("trajectories", 20, "it needs ranks with more memory");
-  expect("generate", 21.5, "it fits with --generate.frames=");
+  expect("encode", 24, "it fits with --model.stream=yes");
+  expect("encode", 3, "it fits with --model.stream=yes --data.height=");
+  expect("model", 5, "it needs ranks with more memory");
+  expect("trajectories", 20, "it fits with --model.stream=yes");
+  expect("generate", 10.5, "it fits with --model.stream=yes --generate.frames=");
 }
 
 TEST(Plan, TotalsAndJsonAgree) {
