@@ -14,8 +14,8 @@
 namespace surgery {
 namespace {
 
-constexpr std::array<std::string_view, 5> kTables{"attention", "transformer", "knapsack", "cache",
-                                                  "finetune"};
+constexpr std::array<std::string_view, 6> kTables{"attention", "transformer", "knapsack",
+                                                  "cache",     "load",        "finetune"};
 
 void print_table(const BenchTable& table) {
   fmt::print("{}\n{:<34}{:>12}{:>12}{:>8}{:>8}  peer, or note\n", table.title, "", "ours, ms", "peer, ms",
@@ -53,6 +53,7 @@ BenchTable run_one(std::string_view name, const BenchOptions& options, Session& 
   if (name == "attention") return bench_attention(options);
   if (name == "transformer") return bench_transformer(options);
   if (name == "knapsack") return bench_knapsack(options);
+  if (name == "load") return bench_load(options);
   return bench_cache(options);
 }
 
@@ -136,8 +137,8 @@ Command bench_command() {
            {"heads", "N", "of the attention benchmark [2]"},
            {"head-dim", "N", "of the attention benchmark [128]"},
            {"batch", "N", "of the transformer benchmark, clips [1]"},
-           {"folder", "DIR", "where the cache benchmark writes [the system's temporary folder]"}},
-          "attention|transformer|knapsack|cache|finetune..."};
+           {"folder", "DIR", "where the cache and load benchmarks write [the system's temporary folder]"}},
+          "attention|transformer|knapsack|cache|load|finetune..."};
 }
 
 }  // namespace surgery

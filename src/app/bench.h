@@ -16,7 +16,7 @@ struct BenchOptions {
   TransformerConfig transformer;                     ///< sizes of the transformer benchmark's
   int64_t batch = 1;                                 ///< of the transformer benchmark
   int64_t repetitions = 5;                           ///< of every candidate, interleaved
-  std::filesystem::path folder;                      ///< for the files of the cache benchmark
+  std::filesystem::path folder;                      ///< for the files of the cache and load benchmarks
 };
 
 /// One line of a table: seconds of this program, with a peer in the same run, a limit, or neither.
@@ -57,6 +57,8 @@ BenchTable bench_knapsack(const BenchOptions& options);
 /// A trajectory of Wan2.1 1.3B at 480p (217 MB) written and read, with checksums and fsync, against plain
 /// write and read of the same bytes.
 BenchTable bench_cache(const BenchOptions& options);
+/// A transformer of these sizes from a cold file, in its own dtype and converted, against reading the file.
+BenchTable bench_load(const BenchOptions& options);
 /// Data-parallel training of the small teacher's transformer on all ranks, and on one with the same global
 /// batch. Collective; the table is rank 0's.
 BenchTable bench_finetune(const BenchOptions& options, Session& session);

@@ -151,8 +151,10 @@ void Transformer::set_requires_grad(bool value) {
 
 void Transformer::to(at::Device device, Precision precision) {
   rounding_ = precision.rounding;
-  for (auto& [name, tensor] : parameters_) {
+  for (auto it = parameters_.begin(); it != parameters_.end(); ++it) {
+    auto& [name, tensor] = *it;
     if (streams() && is_streamed(name)) continue;
+    if (const auto next = std::next(it); next != parameters_.end()) want_pages(next->second);
     const bool learns = tensor.requires_grad();
     tensor = tensor.detach()
                  .to(device, precision.of_parameter(name), /*non_blocking=*/false, /*copy=*/true)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes the readers of foreign files with libFuzzer under AddressSanitizer and UBSan: safetensors, torch.save archives,
-# their pickles alone, strict JSON. Needs neither LibTorch's libraries nor a build of the program.
+# their pickles alone, strict JSON; config.json of the model's parts, annotations of videos, headers of latent shards. The
+# last three need LibTorch and a release build (launch/build.sh): only the readers themselves are compiled anew for them.
 #
 #   tests/fuzz/run.sh [RUNS] [TARGET...]            inputs for each target (default 1,000,000); all targets by default
 #   tests/fuzz/run.sh --seconds N [TARGET...]       the same by time
@@ -24,7 +25,7 @@ elif [[ ${1:-} =~ ^[0-9]+$ ]]; then
   shift
 fi
 targets=("$@")
-((${#targets[@]})) || targets=(safetensors torch_file pickle strict_json)
+((${#targets[@]})) || targets=(safetensors torch_file pickle strict_json config_json annotation latent_shard)
 for target in "${targets[@]}"; do
   [[ -e tests/fuzz/${target}_fuzz.cpp ]] || { echo "run.sh: no target $target in tests/fuzz" >&2; exit 64; }
 done
@@ -51,14 +52,22 @@ cache=()
 command -v ccache >/dev/null && cache=(ccache)
 compile() {
   "${cache[@]}" "$compiler" -std=c++20 -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all \
-    -DFMT_HEADER_ONLY -Isrc -Itests/fuzz -isystem "$SURGERY_TORCH_DIR/include" -c "$1" -o "$2" 9>&-
+    -DFMT_HEADER_ONLY -Isrc -Itests/fuzz -isystem "$SURGERY_TORCH_DIR/include" $(pkg-config --cflags-only-I hdf5) -c "$1" -o "$2" 9>&-
 }
-sources=(src/base/{errors,log,utf8}.cpp
-         src/storage/{atomic_file,dtype,mapped_file,pickle,safetensors,strict_json,torch_content,zip_archive}.cpp)
+plain=(src/base/{errors,log,utf8}.cpp
+       src/storage/{atomic_file,dtype,mapped_file,pickle,safetensors,strict_json,torch_content,zip_archive}.cpp)
+# What the targets that use LibTorch fuzz; the rest comes from the build of the program.
+on_torch=(src/storage/{hdf5_library,hdf5_reader,strict_json}.cpp src/data/{annotation_handler,latent_shard,manifest}.cpp
+          src/wan/{text_encoder,transformer,vae}_config.cpp)
+uses_torch() { [[ $1 == config_json || $1 == annotation || $1 == latent_shard ]]; }
 object_of() { echo "$out/objects/$(basename "$1" .cpp).o"; }
-objects=()
-for source in "${sources[@]}"; do objects+=("$(object_of "$source")"); done
-for target in "${targets[@]}"; do sources+=("tests/fuzz/${target}_fuzz.cpp"); done
+objects_of() { for source in "$@"; do object_of "$source"; done; }
+sources=()
+for target in "${targets[@]}"; do
+  sources+=("tests/fuzz/${target}_fuzz.cpp")
+  if uses_torch "$target"; then sources+=("${on_torch[@]}"); else sources+=("${plain[@]}"); fi
+done
+mapfile -t sources < <(printf '%s\n' "${sources[@]}" | sort -u)
 running=()
 for source in "${sources[@]}"; do
   while (($(jobs -rp | wc -l) >= $(nproc))); do wait -n || true; done  # what failed is asked for below
@@ -68,12 +77,29 @@ done
 for job in "${running[@]}"; do wait "$job"; done
 "${SURGERY_PYTHON:-python3}" tests/fuzz/seeds.py "$out/seeds"
 
+# link TARGET
+link() {
+  local parts=() libraries=()
+  if uses_torch "$1"; then
+    mapfile -t parts < <(objects_of "${on_torch[@]}")
+    local floor
+    for floor in data wan attention parallel storage base; do libraries+=("build/release/src/libsurgery_$floor.a"); done
+    libraries=(-Wl,--start-group "${libraries[@]}" -Wl,--end-group -L"$SURGERY_TORCH_DIR/lib" "-Wl,-rpath,$SURGERY_TORCH_DIR/lib"
+      -ltorch_cpu -lc10 $(pkg-config --libs hdf5 sentencepiece libavformat libavcodec libavutil libswscale) -lmpi -lxxhash)
+  else
+    mapfile -t parts < <(objects_of "${plain[@]}")
+  fi
+  "$compiler" -fsanitize=fuzzer,address,undefined "$out/objects/$1_fuzz.o" "${parts[@]}" "${libraries[@]}" -o "$out/$1"
+}
+
 export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
 for target in "${targets[@]}"; do
-  "$compiler" -fsanitize=fuzzer,address,undefined "${objects[@]}" "$out/objects/${target}_fuzz.o" -o "$out/$target"
-  mkdir -p "$out/corpus/$target"
+  link "$target"
+  mkdir -p "$out/corpus/$target" "$out/seeds/$target"
+  limits=(-max_len=4096 -malloc_limit_mb=2)
+  [[ $target != latent_shard ]] || limits=(-max_len=32768 -malloc_limit_mb=16)  # a whole file of HDF5, and the library's buffers
   echo "== $target"
-  if ! "$out/$target" "$stop" -max_len=4096 -timeout=10 -malloc_limit_mb=2 -rss_limit_mb=1024 -dict="$out/seeds/words" \
+  if ! SURGERY_FUZZ_SEEDS="$out/seeds/$target" "$out/$target" "$stop" "${limits[@]}" -timeout=10 -rss_limit_mb=1024 -dict="$out/seeds/words" \
     -artifact_prefix="$out/$target-" -print_final_stats=1 -verbosity=0 -print_funcs=0 \
     "$out/corpus/$target" "$out/seeds/$target" >"$out/$target.log" 2>&1; then
     tail -n 60 "$out/$target.log"
