@@ -72,8 +72,7 @@ int64_t odd_integer(FuzzedDataProvider& input) {
 at::Tensor odd_tensor(FuzzedDataProvider& input, const at::Tensor& good) {
   auto dtype = good.scalar_type();
   if (input.ConsumeBool())
-    dtype = input.PickValueInArray(
-        {at::kDouble, at::kFloat, at::kBFloat16, at::kLong, at::kInt, at::kByte});
+    dtype = input.PickValueInArray({at::kDouble, at::kFloat, at::kBFloat16, at::kLong, at::kInt, at::kByte});
   std::vector<int64_t> shape = good.sizes().vec();
   if (input.ConsumeBool()) {
     shape.resize(input.ConsumeIntegralInRange<size_t>(0, 6));
@@ -99,7 +98,8 @@ void write_part(Hdf5Writer& file, const Part& part, FuzzedDataProvider& input) {
     file.attribute(part.name, other ? input.ConsumeFloatingPoint<double>() : part.real);
   if (kind == Part::Kind::text)
     file.attribute(part.name, other ? input.ConsumeRandomLengthString(20) : part.text);
-  if (kind == Part::Kind::dataset) file.dataset(part.name, other ? odd_tensor(input, part.tensor) : part.tensor);
+  if (kind == Part::Kind::dataset)
+    file.dataset(part.name, other ? odd_tensor(input, part.tensor) : part.tensor);
 }
 
 /// A file that is whole, with a valid checksum, and holds what the input chooses. False for what the writer
@@ -127,20 +127,25 @@ void read_shard(const std::filesystem::path& path) {
   }
 }
 
-std::filesystem::path scratch() {
-  static const std::filesystem::path folder = [] {
-    char name[] = "/dev/shm/surgery-fuzz-XXXXXX";
-    require(mkdtemp(name) != nullptr);
-    return std::filesystem::path(name);
-  }();
-  return folder;
+/// A folder in memory, removed at the end.
+const std::filesystem::path& scratch() {
+  struct Folder {
+    Folder() {
+      char name[] = "/dev/shm/surgery-fuzz-XXXXXX";
+      require(mkdtemp(name) != nullptr);
+      path = name;
+    }
+    ~Folder() { std::filesystem::remove_all(path); }
+    std::filesystem::path path;
+  };
+  static const Folder folder;
+  return folder.path;
 }
 
 }  // namespace
 
 /// Writes the inputs to start from, one a kind of input, to $SURGERY_FUZZ_SEEDS.
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
-  std::atexit([] { std::filesystem::remove_all(scratch()); });
   if (const char* seeds = std::getenv("SURGERY_FUZZ_SEEDS")) {
     std::filesystem::create_directories(seeds);
     const auto whole = scratch() / "whole.h5";
