@@ -53,12 +53,17 @@ std::set<ModelPart> parts_option(const CommandLine& options) {
 ModelSection model_option(const Context& context) {
   ModelSection model = context.config.model;
   if (context.options.has("model-config")) {
-    Config config;
-    std::vector<std::string> faults;
-    const auto settings = read_config_file(context.options.text("model-config"), faults);
-    for (std::string& fault : apply_settings(config, settings)) faults.push_back(std::move(fault));
-    if (!faults.empty()) fail_usage("--model-config: {}", faults.front());
-    model = config.model;
+    const fs::path place = context.options.text("model-config");
+    if (fs::is_directory(place)) {
+      model.config = place;  // as --model.config
+    } else {
+      Config config;
+      std::vector<std::string> faults;
+      const auto settings = read_config_file(place, faults);
+      for (std::string& fault : apply_settings(config, settings)) faults.push_back(std::move(fault));
+      if (!faults.empty()) fail_usage("--model-config: {}", faults.front());
+      model.config = config.model.config.empty() ? config.model.path : config.model.config;
+    }
   }
   if (!model.config.empty()) model.path.clear();
   return model;
@@ -167,8 +172,9 @@ Command init_command() {
       run,
       CommandKind::tool,
       {{"model-config", "FILE",
-        "the model's sizes, as configs/models/wan2.1-t2v-1.3b.cfg (--config FILE and --model.config=FOLDER "
-        "are as good); sizes of VAE and text encoder that are not there are Wan2.1's",
+        "the model's sizes, as configs/models/wan2.1-t2v-1.3b.cfg, or the folder that it names (--config "
+        "FILE and "
+        "--model.config=FOLDER are as good); sizes of VAE and text encoder that are not there are Wan2.1's",
         false},
        {"output", "FOLDER", "folder to make; no tokenizer is made, that of --model.tokenizer is copied",
         true},

@@ -118,6 +118,15 @@ def test_the_tokenizer_is_copied_where_it_is_named(config, tmp_path):
     assert "no tokenizer" in surgery("init", "--model-config", config, f"--output={tmp_path}/without").stdout
 
 
+def test_other_options_of_the_model_hold_beside_its_sizes(config, model, tmp_path):
+    """A folder is as good as the file that names it, and a part from elsewhere keeps its place."""
+    other = config_of(tmp_path / "other", num_layers=5)
+    mixed = init(config.parent, tmp_path / "mixed", "--dtype=fp32", f"--model.transformer={other.parent}")
+    assert json.loads((mixed / "transformer/config.json").read_text())["num_layers"] == 5
+    name = "vae/diffusion_pytorch_model.safetensors"
+    assert equal({name: tensors(mixed)[name]}, {name: tensors(model)[name]})
+
+
 def test_what_is_refused(config, model, tmp_path):
     def refused(code, word, *options):
         result = surgery("init", "--model-config", config, f"--output={tmp_path}/out", *options)
