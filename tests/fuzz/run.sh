@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fuzzes the readers of foreign files with libFuzzer under AddressSanitizer and UBSan: safetensors, torch.save archives,
-# their pickles alone, strict JSON; config.json of the model's parts, annotations of videos, headers of latent shards. The
+# their pickles alone, tar archives, strict JSON; config.json of the model's parts, annotations of videos, headers of latent shards. The
 # last three need LibTorch and a release build (launch/build.sh): only the readers themselves are compiled anew for them.
 #
 #   tests/fuzz/run.sh [RUNS] [TARGET...]            inputs for each target (default 1,000,000); all targets by default
@@ -25,7 +25,7 @@ elif [[ ${1:-} =~ ^[0-9]+$ ]]; then
   shift
 fi
 targets=("$@")
-((${#targets[@]})) || targets=(safetensors torch_file pickle strict_json config_json annotation latent_shard)
+((${#targets[@]})) || targets=(safetensors torch_file pickle tar strict_json config_json annotation latent_shard)
 for target in "${targets[@]}"; do
   [[ -e tests/fuzz/${target}_fuzz.cpp ]] || { echo "run.sh: no target $target in tests/fuzz" >&2; exit 64; }
 done
@@ -55,7 +55,7 @@ compile() {
     -DFMT_HEADER_ONLY -Isrc -Itests/fuzz -isystem "$SURGERY_TORCH_DIR/include" $(pkg-config --cflags-only-I hdf5) -c "$1" -o "$2" 9>&-
 }
 plain=(src/base/{errors,log,utf8}.cpp
-       src/storage/{atomic_file,dtype,mapped_file,pickle,safetensors,strict_json,torch_content,zip_archive}.cpp)
+       src/storage/{atomic_file,dtype,mapped_file,pickle,safetensors,strict_json,tar_archive,torch_content,zip_archive}.cpp)
 # What the targets that use LibTorch fuzz; the rest comes from the build of the program.
 on_torch=(src/storage/{hdf5_library,hdf5_reader,strict_json}.cpp src/data/{annotation_handler,latent_shard,manifest}.cpp
           src/wan/{text_encoder,transformer,vae}_config.cpp)

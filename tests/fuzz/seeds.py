@@ -8,6 +8,7 @@ import json
 import pathlib
 import pickle
 import sys
+import tarfile
 import types
 import zipfile
 
@@ -64,14 +65,14 @@ def pickled(value, protocol):
 
 
 def state_dicts():
-    """name -> value, of tensors over storages "0" (fp32), "1" (bf16), ... with 6 elements each."""
+    """name -> value, most of them state dicts, of tensors over storages "0" (fp32), "1" (bf16), ... with 6 elements each."""
     storages = [Storage(kind, str(i), 6) for i, kind in enumerate(STORAGES)]
     ordered = collections.OrderedDict((f"w{i}", Tensor(s, 0, (2, 3), (3, 1))) for i, s in enumerate(storages))
     ordered._metadata = collections.OrderedDict([("", {"version": 1})])
     views = {"turned": Tensor(storages[0], 0, (3, 2), (1, 3)), "row": Tensor(storages[0], 3, (3,), (1,)),
              "none": Tensor(storages[0], 6, (0, 4), (4, 1)), "scalar": Tensor(storages[0], 5, (), ()),
              "parameter": Parameter(Tensor(storages[0], 0, (6,), (1,)))}
-    return {"ordered": ordered, "views": views,
+    return {"ordered": ordered, "views": views, "bare": views["turned"],
             "nested": {"epoch": 3, "rate": 0.5, "notes": [1, (2, None), "é"], "big": -2**40, "state_dict": views}}
 
 
@@ -83,6 +84,24 @@ def archived(content):
         for name, record in records.items():
             archive.writestr(zipfile.ZipInfo(f"a/{name}"), record)
     return out.getvalue()
+
+
+def tars():
+    """name -> archive: each dialect, names too long for a header, a directory; small enough for the fuzzer's inputs."""
+    archives = {}
+    for name, dialect in (("ustar", tarfile.USTAR_FORMAT), ("gnu", tarfile.GNU_FORMAT), ("pax", tarfile.PAX_FORMAT)):
+        for length in (10, 120):
+            out = io.BytesIO()
+            headers = {"comment": "c"} if name == "pax" and length == 10 else None
+            with tarfile.open(fileobj=out, mode="w", format=dialect, pax_headers=headers) as archive:
+                folder = tarfile.TarInfo("d")
+                folder.type = tarfile.DIRTYPE
+                archive.addfile(folder)
+                member = tarfile.TarInfo("d/" + "n" * (length // 2) + "/" + "m" * (length // 2))
+                member.size = 3
+                archive.addfile(member, io.BytesIO(b"abc"))
+            archives[f"{name}-{length}"] = out.getvalue()[:4096]  # the rest is padding
+    return archives
 
 
 def container(header, data_bytes):
@@ -100,10 +119,10 @@ def seeds():
     pickles = {f"{name}-{protocol}": pickled(value, protocol) for name, value in state_dicts().items()
                for protocol in (2, 4, 5)}
     return {"safetensors": safetensors, "strict_json": {str(i): text.encode() for i, text in enumerate(texts)},
-            "pickle": pickles, "torch_file": {name: archived(content) for name, content in pickles.items()}}
+            "pickle": pickles, "tar": tars(), "torch_file": {name: archived(content) for name, content in pickles.items()}}
 
 
-WORDS = ["storage", "torch\n", "FloatStorage\n", "torch._utils\n_rebuild_tensor_v2\n", "torch._utils\n_rebuild_parameter\n",
+WORDS = ["9 path=a\n", "9 size=1\n", "GNU.sparse.major", "ustar  \0", "ustar\x0000", "../", "././@LongLink", "storage", "torch\n", "FloatStorage\n", "torch._utils\n_rebuild_tensor_v2\n", "torch._utils\n_rebuild_parameter\n",
          "collections\nOrderedDict\n", "cpu", "data_offsets", "dtype", "shape", "__metadata__", "BF16", "F8_E4M3",
          "a/data.pkl", "a/data/0", "a/byteorder", "PK\x01\x02", "PK\x03\x04", "PK\x05\x06", "PK\x06\x06", "PK\x06\x07",
          "\x7f\xff\xff\xff\xff\xff\xff\xff", "\\ud800", "18446744073709551615"]
