@@ -143,7 +143,10 @@ at::Tensor TensorStore::get(const std::string& name) const {
   VALIDATE(found != where_.end(),
            "{}: tensor \"{}\" is missing (incomplete or foreign model): check the folder", description_,
            name);
-  const Place& place = found->second;
+  return view(found->second);
+}
+
+at::Tensor TensorStore::view(const Place& place) {
   const auto options = at::TensorOptions().dtype(to_torch(place.dtype));
   if (place.bytes.empty()) return at::empty(place.shape, options);
   const auto width = static_cast<uintptr_t>(dtype_bytes(place.dtype));
@@ -158,6 +161,13 @@ at::Tensor TensorStore::get(const std::string& name) const {
       .context(new std::shared_ptr<const void>(place.file), &let_file_go)
       .options(options)
       .make_tensor();
+}
+
+at::Tensor view_torch_tensor(const std::shared_ptr<const void>& owner, std::span<const std::byte> archive,
+                             const std::string& where) {
+  const TorchEntry entry = read_torch_tensor(archive, where);
+  return TensorStore::view({owner, entry.dtype, entry.shape, entry.strides,
+                            archive.subspan(entry.begin, entry.end - entry.begin)});
 }
 
 TensorMap TensorStore::all() const {

@@ -45,10 +45,18 @@ class TensorStore {
     std::span<const std::byte> bytes;     // from its first element to behind its last
   };
   static std::map<std::string, Place> read_places(const std::filesystem::path& file);
+  static at::Tensor view(const Place& place);
+  friend at::Tensor view_torch_tensor(const std::shared_ptr<const void>&, std::span<const std::byte>,
+                                      const std::string&);
 
   std::map<std::string, Place> where_;
   std::string description_;
 };
+
+/// The one tensor of a torch.save archive that lies in memory (read_torch_tensor): a view of it, which keeps
+/// `owner` alive, or a copy where the archive is not aligned. Throws Error{data}, beginning with `where`.
+at::Tensor view_torch_tensor(const std::shared_ptr<const void>& owner, std::span<const std::byte> archive,
+                             const std::string& where);
 
 /// The type that most of the numbers have; some files keep norms wider than matrices. fp32 for no tensors.
 at::ScalarType common_dtype(const TensorMap& tensors);

@@ -77,6 +77,13 @@ class TorchReader {
     return content;
   }
 
+  TorchEntry read_bare_tensor() {
+    if (!is_tensor(pickle_.root()))
+      fail("holds a {}, not one tensor: save the tensor itself with torch.save",
+           kind_name(pickle_.kind(pickle_.root())));
+    return read_tensor(pickle_.root(), "");
+  }
+
  private:
   template <class... Args>
   [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) const {
@@ -306,7 +313,8 @@ bool is_torch_file(std::span<const std::byte> head) {
   return zip || is_legacy(head);
 }
 
-TorchContent read_torch_content(std::span<const std::byte> file, const std::string& where) {
+namespace {
+void check_torch_file(std::span<const std::byte> file, const std::string& where) {
   VALIDATE(
       !is_legacy(file),
       "{}: is in torch.save's format from before torch 1.6, which cannot be mapped: convert it once with "
@@ -314,7 +322,17 @@ TorchContent read_torch_content(std::span<const std::byte> file, const std::stri
       where);
   VALIDATE(is_torch_file(file),
            "{}: does not begin like a zip archive (not a file of torch.save): check its source", where);
+}
+}  // namespace
+
+TorchContent read_torch_content(std::span<const std::byte> file, const std::string& where) {
+  check_torch_file(file, where);
   return TorchReader(file, where).read();
+}
+
+TorchEntry read_torch_tensor(std::span<const std::byte> file, const std::string& where) {
+  check_torch_file(file, where);
+  return TorchReader(file, where).read_bare_tensor();
 }
 
 }  // namespace surgery

@@ -38,6 +38,9 @@ bool is_torch_file(std::span<const std::byte> head);
 /// torch/_utils.py.)
 TorchContent read_torch_content(std::span<const std::byte> file, const std::string& where);
 
+/// The same of an archive that holds one tensor alone, as torch.save(tensor, ...) writes it.
+TorchEntry read_torch_tensor(std::span<const std::byte> file, const std::string& where);
+
 /// One torch.save archive (.pth, .pt, .bin), mapped read-only and checked as above. Does not depend on
 /// LibTorch. Throws Error{data} for a damaged or foreign file, Error{io} for an unreadable one.
 class TorchFile {

@@ -64,6 +64,25 @@ TEST(TorchFile, UnalignedStoragesAreCopied) {
   EXPECT_TRUE(at::equal(TensorStore::open_file(folder / "a").get("w"), at::tensor({2.0f, 4.0f})));
 }
 
+TEST(TorchFile, ATensorAloneIsReadWhereOneIsAskedFor) {
+  const std::string bytes = archive(tensor_op(kStorage, 1, {3}, {1}));
+  const auto owner = std::make_shared<std::string>("x" + bytes);  // not aligned: a copy
+  const auto in_memory = std::as_bytes(std::span(*owner)).subspan(1);
+  EXPECT_TRUE(at::equal(view_torch_tensor(owner, in_memory, "a"), at::tensor({2.0f, 3.0f, 4.0f})));
+  const TorchEntry entry = read_torch_tensor(in_memory, "a");
+  EXPECT_EQ(entry.shape, std::vector<int64_t>{3});
+  EXPECT_EQ(entry.end - entry.begin, 12u);
+  const auto refused = [](const std::string& file, const std::string& message) {
+    expect_error(ExitCode::data, message, [&] { read_torch_tensor(std::as_bytes(std::span(file)), "m.pt"); });
+  };
+  refused(one_tensor(tensor_op(kStorage, 0, {4}, {1})), "m.pt: holds a dict, not one tensor");
+  refused(archive(tensor_op(kStorage, 0, {5}, {1})), "leaves its storage");
+  refused(archive("]"), "not one tensor");
+  refused(archive("cos\nsystem\n" + text_op("id") + "\x85R"), "wants to import os.system");
+  refused(bytes.substr(0, bytes.size() - 1), "m.pt: ");
+  refused("no archive", "m.pt: does not begin like a zip archive");
+}
+
 TEST(TorchFile, ParametersAndNestedDictsAreRead) {
   const std::string tensor = tensor_op(kStorage, 0, {4}, {1});
   const std::string parameter = "ctorch._utils\n_rebuild_parameter\n(" + tensor +
