@@ -76,22 +76,22 @@ LatentSample encode_one(const EncodeClip& clip, const Vae& vae, const EmbedPromp
   return sample;
 }
 
-void write_rejects(const ShardPlan& plan, const std::vector<RejectedRecord>& rejected) {
+}  // namespace
+
+void write_rejects(const std::filesystem::path& shard, const std::vector<RejectedRecord>& rejected) {
   if (rejected.empty()) {
     std::error_code ignored;
-    std::filesystem::remove(shard_rejects(plan.path), ignored);  // of an earlier attempt
+    std::filesystem::remove(shard_rejects(shard), ignored);  // of an earlier attempt
     return;
   }
   std::string lines;
   for (const RejectedRecord& record : rejected) {
-    std::string reason = record.reason;
-    std::replace(reason.begin(), reason.end(), '\n', ' ');
-    lines += record.where + "\t" + reason + "\n";
+    std::string line = record.where + "\t" + record.reason;
+    std::replace(line.begin(), line.end(), '\n', ' ');  // one line a clip
+    lines += line + "\n";
   }
-  write_file(shard_rejects(plan.path), lines);
+  write_file(shard_rejects(shard), lines);
 }
-
-}  // namespace
 
 LatentSpace latent_space(const VaeConfig& config, const std::string& vae_hash, const std::string& text_hash,
                          int64_t text_length, int64_t text_dim) {
@@ -197,7 +197,7 @@ EncodeResult encode_shard(const ShardPlan& plan, const Vae& vae, const EmbedProm
     }
   }
   // First the rejects: a committed shard is done, and nobody would write them later.
-  write_rejects(plan, result.rejected);
+  write_rejects(plan.path, result.rejected);
   writer.commit();
   result.samples = writer.size();
   return result;

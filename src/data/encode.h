@@ -59,6 +59,10 @@ struct EncodeResult {
   std::vector<RejectedRecord> rejected;
 };
 
+/// Lists clips beside a shard that was made without them (shard_rejects); removes an earlier list where there
+/// are none.
+void write_rejects(const std::filesystem::path& shard, const std::vector<RejectedRecord>& rejected);
+
 /// Prompt -> rows [n, text_dim].
 using EmbedPrompt = std::function<at::Tensor(const std::string& prompt)>;
 

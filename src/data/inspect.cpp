@@ -11,6 +11,7 @@
 #include "data/manifest.h"
 #include "data/prompts.h"
 #include "data/video.h"
+#include "data/web_dataset.h"
 #include "storage/atomic_file.h"
 #include "storage/hdf5_file.h"
 #include "storage/safetensors.h"
@@ -141,6 +142,13 @@ Json manifest_summary(const std::string& kind, const Manifest& manifest) {
   return result;
 }
 
+Json inspect_web_shard(const std::filesystem::path& path) {
+  const WebShard shard(path);
+  Json keys = Json::array();
+  for (int64_t i = 0; i < std::min<int64_t>(shard.size(), kShown); ++i) keys.push_back(shard.key(i));
+  return {{"kind", "webdataset"}, {"samples", shard.size()}, {"first_keys", keys}};
+}
+
 Json inspect_json(const std::filesystem::path& path, char first) {
   if (first == '[') return manifest_summary("annotation", read_manifest(path));
   Json result{{"kind", "json"}};
@@ -224,13 +232,13 @@ Json inspect_content(const std::filesystem::path& path) {
     return inspect_safetensors(path);
   static const std::set<std::string> videos{".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v"};
   if (videos.contains(suffix)) return inspect_video(path);
+  if (suffix == ".tar") return inspect_web_shard(path);
   const size_t start = head.find_first_not_of(" \t\r\n");
   if (suffix == ".json") return inspect_json(path, start == std::string::npos ? ' ' : head[start]);
   if (suffix == ".csv") return inspect_table(path);
   VALIDATE(suffix == ".txt" || suffix == ".tsv",
            "{}: no kind of file that is known here: expected safetensors, a file of torch.save, HDF5, a "
-           "video, JSON, CSV or a "
-           "prompt list",
+           "video, a tar shard, JSON, CSV or a prompt list",
            path.string());
   if (suffix == ".txt" && looks_like_listing(read_file(path)))
     return manifest_summary("listing", read_manifest(path));
