@@ -77,7 +77,7 @@ struct SelectSection {
 };
 
 struct DataSection {
-  std::string videos = "shapes:train";  ///< annotation listing (ROOT,ANNO lines), or shapes:SPLIT
+  std::string videos = "shapes:train";  ///< annotation listing, tar shards of latents, or shapes:SPLIT
   int64_t count = 256;                  ///< clips taken; 0 = all
   std::string shards;                   ///< folder of latent shards; default RUN/data
   int64_t frames = 17, height = 128, width = 160;

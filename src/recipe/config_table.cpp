@@ -200,7 +200,8 @@ void add_selection(std::vector<ConfigOption>& table) {
 void add_finetuning(std::vector<ConfigOption>& table) {
   using D = DataSection;
   SectionTable<D>(table, "data", &Config::data)
-      .add("videos", &D::videos, "", "annotation listing (ROOT,ANNO lines), or shapes:SPLIT")
+      .add("videos", &D::videos, "",
+           "annotation listing (ROOT,ANNO lines), a folder of tar shards of latents, or shapes:SPLIT")
       .check(check_not_empty)
       .add("count", &D::count, "clips", "taken; 0 = all")
       .range(0)

@@ -7,19 +7,15 @@
 #include "base/log.h"
 #include "data/shapes_set.h"
 #include "data/shard_index.h"
-#include "parallel/coordinator.h"
+#include "data/web_dataset.h"
 #include "recipe/artifact.h"
+#include "recipe/encode_web_dataset.h"
 #include "recipe/latent_set.h"
 #include "recipe/recipe.h"
-#include "storage/atomic_file.h"
+#include "recipe/shard_job.h"
 
 namespace surgery {
 namespace {
-
-LatentSpace latent_space(Recipe& recipe) {
-  return latent_space(recipe.vae_config(), recipe.vae_hash(), recipe.text_hash(), recipe.text_length(),
-                      recipe.teacher_config().text_dim);
-}
 
 // The annotation listing; the shapes set is written out as mp4 first and then read like any other.
 std::filesystem::path listing(Recipe& recipe) {
@@ -39,41 +35,6 @@ std::filesystem::path listing(Recipe& recipe) {
       recipe.session.rank() == 0);
   recipe.session.world().barrier();
   return path;
-}
-
-std::filesystem::path shard_folder(const Recipe& recipe) {
-  return recipe.config.data.shards.empty() ? recipe.run.latents()
-                                           : std::filesystem::path(recipe.config.data.shards);
-}
-
-/// Shards that an earlier setting left here: finetuning reads all of the folder.
-void set_aside_others(const std::filesystem::path& folder, const std::vector<ShardPlan>& plans) {
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    const auto name = entry.path().filename();
-    const bool planned =
-        std::ranges::any_of(plans, [&](const ShardPlan& plan) { return plan.path.filename() == name; });
-    if (name.extension() == ".h5" && !name.string().starts_with('.') && !planned)
-      set_aside(entry.path(), "belongs to another choice of clips");
-  }
-}
-
-/// A shard of the base with this content, and the list of what was left out of it.
-void take_shard(const RunDirectory& run, const ShardPlan& plan) {
-  if (std::filesystem::exists(plan.path)) return;
-  take_from_base(run, plan.path, plan.header.fingerprint, [](const auto& path) {
-    return LatentShard(path, LatentShard::Verify::full).header().fingerprint;
-  });
-  const auto rejects = shard_rejects(run.base() / plan.path.lexically_relative(run.root()));
-  if (std::filesystem::exists(plan.path) && std::filesystem::exists(rejects))
-    write_file(shard_rejects(plan.path), read_file(rejects));
-}
-
-void keep_index(const DataSection& d, const std::filesystem::path& folder,
-                const std::vector<ShardPlan>& plans) {
-  ShardIndex index{.source = d.videos, .count = d.count, .shards = {}};
-  for (const ShardPlan& plan : plans)
-    index.shards.push_back({plan.path.filename().string(), plan.header.fingerprint, std::ssize(plan.clips)});
-  write_shard_index(shard_index_path(folder), index);
 }
 
 /// The shards that encoding with this configuration left, all of them. Error{io} before its end, Error{usage}
@@ -103,6 +64,7 @@ std::vector<std::filesystem::path> own_shards(const Recipe& recipe) {
 bool make_latents(Recipe& recipe) {
   const DataSection& d = recipe.config.data;
   if (!d.shards.empty()) return true;  // given, not made
+  if (is_web_dataset(d.videos)) return make_web_latents(recipe);
   StageTimer timer(recipe, "encode");
   recipe.latent_shape(d.frames, d.height, d.width);
   const Manifest manifest = read_manifest(listing(recipe));
@@ -120,23 +82,12 @@ bool make_latents(Recipe& recipe) {
   options.folder = shard_folder(recipe);
   options.source = d.videos;
   recipe.make_folder(options.folder);
-  const std::vector<ShardPlan> plans = plan_shards(clips, latent_space(recipe), options);
-  at::Tensor state = at::zeros({static_cast<int64_t>(plans.size())}, at::kLong);
-  if (recipe.session.rank() == 0) {
-    set_aside_others(options.folder, plans);
-    for (size_t i = 0; i < plans.size(); ++i) {
-      take_shard(recipe.run, plans[i]);
-      state[static_cast<int64_t>(i)] = shard_complete(plans[i]) ? 0 : 1;
-    }
-  }
-  recipe.session.world().broadcast(state, 0);
-  std::vector<size_t> missing;
-  std::vector<WorkUnit> units;
-  for (size_t i = 0; i < plans.size(); ++i) {
-    if (state[static_cast<int64_t>(i)].item<int64_t>() == 0) continue;
-    missing.push_back(i);
-    units.push_back({plans[i].path.filename().string(), static_cast<double>(plans[i].clips.size())});
-  }
+  const ShardJob job{.stage = "encode",
+                     .folder = options.folder,
+                     .source = d.videos,
+                     .count = d.count,
+                     .plans = plan_shards(clips, latent_space(recipe), options)};
+  const std::vector<int64_t> missing = missing_shards(recipe, job);
   if (!missing.empty()) recipe.release_teacher();
   std::map<std::string, at::Tensor> captions;  // clips of one video often share theirs
   const EmbedPrompt embed = [&](const std::string& caption) {
@@ -146,31 +97,16 @@ bool make_latents(Recipe& recipe) {
     if (!rows.defined()) rows = recipe.embed(caption);
     return rows;
   };
-  const std::vector<size_t> left = run_units(
-      recipe.session, units,
-      [&](size_t u) {
-        const EncodeResult result = encode_shard(plans[missing[u]], recipe.vae(), embed, [&] {
-          recipe.progress();
-          return recipe.stop_requested();
-        });
-        for (const RejectedRecord& bad : result.rejected)
-          log_warning("encode: left out {}: {}", bad.where, bad.reason);
-        if (result.status == EncodeStatus::stopped)
-          fail(ExitCode::requeue, "{}: stopped as asked", plans[missing[u]].path.filename().string());
-      },
-      [&] { return recipe.stop_requested(); }, recipe.coordinator());
-  if (left.empty() && recipe.session.rank() == 0) {
-    keep_index(d, options.folder, plans);
-    int64_t rejected = 0;
-    for (const ShardPlan& plan : plans) rejected += shard_rejected(plan.path);
-    log_info("encode: {} clips in {} shards{}", std::ssize(clips) - rejected, plans.size(),
-             rejected > 0 ? fmt::format(", {} left out (rejects.txt beside them)", rejected) : "");
-  }
+  const int64_t left = make_shards(recipe, job, missing, [&](size_t i) {
+    return encode_shard(job.plans[i], recipe.vae(), embed, [&] {
+      recipe.progress();
+      return recipe.stop_requested();
+    });
+  });
   recipe.release_text_encoder();
   recipe.release_vae();
-  timer.done(std::ssize(missing) - std::ssize(left), std::ssize(plans) - std::ssize(missing),
-             std::ssize(left));
-  return left.empty();
+  timer.done(std::ssize(missing) - left, std::ssize(job.plans) - std::ssize(missing), left);
+  return left == 0;
 }
 
 struct LatentSet::State {

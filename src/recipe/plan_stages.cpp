@@ -7,6 +7,7 @@
 
 #include "base/errors.h"
 #include "data/shapes.h"
+#include "data/web_dataset.h"
 #include "recipe/budget.h"
 #include "recipe/component_cost.h"
 #include "recipe/precision.h"
@@ -256,6 +257,14 @@ PlanStage StagePlanner::encode() const {
   stage.disk = {
       {"latents, bf16", clips * bf16 * latent_elements(model_.vae, d.frames, d.height, d.width)},
       {"text rows, bf16 (at most)", clips * bf16 * double(model_.text_tokens * model_.transformer.text_dim)}};
+  if (is_web_dataset(d.videos)) {  // encoded already; a shard is gathered in memory, and joined
+    constexpr double kSamples = 256;
+    stage.flops = 0;
+    stage.memory = {{"two copies of a tar shard's 256 samples, bf16",
+                     2 * kSamples * bf16 *
+                         (latent_elements(model_.vae, d.frames, d.height, d.width) +
+                          double(model_.text_tokens * model_.transformer.text_dim))}};
+  }
   return stage;
 }
 

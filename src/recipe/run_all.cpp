@@ -2,7 +2,9 @@
 #include "base/log.h"
 #include "data/manifest.h"
 #include "data/video.h"
+#include "data/web_dataset.h"
 #include "parallel/stop.h"
+#include "recipe/encode_web_dataset.h"
 #include "recipe/model_parts.h"
 #include "recipe/recipe.h"
 #include "recipe/run_status.h"
@@ -20,13 +22,15 @@ void check_inputs(Recipe& recipe) {
     tokenizer_content(required_tokenizer_place(config.model));
     check_selection(recipe);
     check_given_noise(recipe);
+    const bool latents = is_web_dataset(config.data.videos);  // not videos
     const bool encodes = config.data.shards.empty();
-    if (encodes && !video_supported() && !std::filesystem::exists(recipe.run.data() / "latents"))
+    if (encodes && latents) check_web_dataset(config);
+    if (encodes && !latents && !video_supported() && !std::filesystem::exists(recipe.run.data() / "latents"))
       fail_usage(
           "data.videos = {}: this build reads and writes no video (SURGERY_VIDEO is off): give data.shards "
           "of another build, or configure with -DSURGERY_VIDEO=ON",
           config.data.videos);
-    if (encodes && !config.data.videos.starts_with("shapes:")) read_manifest(config.data.videos);
+    if (encodes && !latents && !config.data.videos.starts_with("shapes:")) read_manifest(config.data.videos);
   }
   recipe.session.world().barrier();
 }

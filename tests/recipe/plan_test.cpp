@@ -135,6 +135,19 @@ TEST(Plan, FinetuningOfTheStudentCostsLessThanOfTheTeacher) {
   EXPECT_EQ(stage_of(make_plan(config, wan(), unit_machine()), "finetune").flops, 0);
 }
 
+TEST(Plan, FinishedLatentsCostNoEncoding) {
+  Config config = paper();
+  config.data.count = 100;
+  const double videos = stage_of(make_plan(config, wan(), unit_machine()), "encode").flops;
+  config.data.videos = "shard_000000.tar";
+  const PlanStage tars = stage_of(make_plan(config, wan(), unit_machine()), "encode");
+  EXPECT_GT(videos, 0);
+  EXPECT_EQ(tars.flops, 0);
+  EXPECT_EQ(tars.units, 100);
+  ASSERT_EQ(tars.memory.size(), 1u) << "neither VAE nor text encoder";
+  EXPECT_DOUBLE_EQ(tars.memory[0].bytes, 2 * 256 * (4'193'280.0 + 4'194'304.0));
+}
+
 TEST(Plan, WhatCannotFitIsRefusedByItsTerm) {
   PlanMachine machine = unit_machine();
   machine.memory_bytes = 1e9;

@@ -1,0 +1,95 @@
+#include "recipe/shard_job.h"
+
+#include <algorithm>
+
+#include "base/errors.h"
+#include "base/log.h"
+#include "data/shard_index.h"
+#include "recipe/artifact.h"
+#include "recipe/trajectory_set.h"
+#include "storage/atomic_file.h"
+
+namespace surgery {
+namespace {
+
+/// Shards that an earlier setting left here: finetuning reads all of the folder.
+void set_aside_others(const std::filesystem::path& folder, const std::vector<ShardPlan>& plans) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const auto name = entry.path().filename();
+    const bool planned =
+        std::ranges::any_of(plans, [&](const ShardPlan& plan) { return plan.path.filename() == name; });
+    if (name.extension() == ".h5" && !name.string().starts_with('.') && !planned)
+      set_aside(entry.path(), "belongs to another choice of clips");
+  }
+}
+
+/// A shard of the base with this content, and the list of what was left out of it.
+void take_shard(const RunDirectory& run, const ShardPlan& plan) {
+  if (std::filesystem::exists(plan.path)) return;
+  take_from_base(run, plan.path, plan.header.fingerprint, [](const auto& path) {
+    return LatentShard(path, LatentShard::Verify::full).header().fingerprint;
+  });
+  const auto rejects = shard_rejects(run.base() / plan.path.lexically_relative(run.root()));
+  if (std::filesystem::exists(plan.path) && std::filesystem::exists(rejects))
+    write_file(shard_rejects(plan.path), read_file(rejects));
+}
+
+/// Of the finished job: index.json, and a line that sums it up.
+void keep_index(const ShardJob& job) {
+  ShardIndex index{.source = job.source, .count = job.count, .shards = {}};
+  int64_t rejected = 0;
+  for (const ShardPlan& plan : job.plans) {
+    const int64_t out = shard_rejected(plan.path);
+    index.shards.push_back(
+        {plan.path.filename().string(), plan.header.fingerprint, LatentShard(plan.path).size() + out});
+    rejected += out;
+  }
+  write_shard_index(shard_index_path(job.folder), index);
+  log_info("{}: {} clips in {} shards{}", job.stage, index.clips() - rejected, job.plans.size(),
+           rejected > 0 ? fmt::format(", {} left out (rejects.txt beside them)", rejected) : "");
+}
+
+}  // namespace
+
+LatentSpace latent_space(Recipe& recipe) {
+  return latent_space(recipe.vae_config(), recipe.vae_hash(), recipe.text_hash(), recipe.text_length(),
+                      recipe.teacher_config().text_dim);
+}
+
+std::filesystem::path shard_folder(const Recipe& recipe) {
+  return recipe.config.data.shards.empty() ? recipe.run.latents()
+                                           : std::filesystem::path(recipe.config.data.shards);
+}
+
+std::vector<int64_t> missing_shards(Recipe& recipe, const ShardJob& job) {
+  if (recipe.session.rank() == 0) set_aside_others(job.folder, job.plans);
+  return missing_units(recipe, std::ssize(job.plans), [&](int64_t i) {
+    const ShardPlan& plan = job.plans[static_cast<size_t>(i)];
+    take_shard(recipe.run, plan);
+    return shard_complete(plan) ? ArtifactState::present : ArtifactState::missing;
+  });
+}
+
+int64_t make_shards(Recipe& recipe, const ShardJob& job, const std::vector<int64_t>& missing,
+                    const std::function<EncodeResult(size_t plan)>& make) {
+  std::vector<WorkUnit> units;
+  for (const int64_t i : missing) {
+    const ShardPlan& plan = job.plans[static_cast<size_t>(i)];
+    units.push_back({plan.path.filename().string(), std::max<double>(1, double(plan.clips.size()))});
+  }
+  const std::vector<size_t> left = run_units(
+      recipe.session, units,
+      [&](size_t u) {
+        const auto plan = static_cast<size_t>(missing[u]);
+        const EncodeResult result = make(plan);
+        for (const RejectedRecord& bad : result.rejected)
+          log_warning("{}: left out {}: {}", job.stage, bad.where, bad.reason);
+        if (result.status == EncodeStatus::stopped)
+          fail(ExitCode::requeue, "{}: stopped as asked", job.plans[plan].path.filename().string());
+      },
+      [&] { return recipe.stop_requested(); }, recipe.coordinator());
+  if (left.empty() && recipe.session.rank() == 0) keep_index(job);
+  return std::ssize(left);
+}
+
+}  // namespace surgery

@@ -1,0 +1,35 @@
+#pragma once
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "data/encode.h"
+#include "recipe/recipe.h"
+
+namespace surgery {
+
+/// A folder of latent shards to be made, whatever from.
+struct ShardJob {
+  std::string stage;  ///< in messages: "encode"
+  std::filesystem::path folder;
+  std::string source;  ///< and how many clips of it were asked for, 0 = all: as index.json tells
+  int64_t count = 0;
+  std::vector<ShardPlan> plans;  ///< equal on every rank
+};
+
+/// The space of this configuration's VAE and text encoder; reads hashes, no weights. Collective on first use.
+LatentSpace latent_space(Recipe& recipe);
+/// data.shards, or data/latents of the run.
+std::filesystem::path shard_folder(const Recipe& recipe);
+
+/// Positions of the plans whose shard is not there yet, or is from other input: that is set aside, as are
+/// shards of another choice of clips; what the run's base has is taken. Collective.
+std::vector<int64_t> missing_shards(Recipe& recipe, const ShardJob& job);
+
+/// Makes these shards, a unit of work each, over all ranks. When all of the job's are there, the index is
+/// written. Returns how many are left: none unless a stop was asked for. Collective.
+int64_t make_shards(Recipe& recipe, const ShardJob& job, const std::vector<int64_t>& missing,
+                    const std::function<EncodeResult(size_t plan)>& make);
+
+}  // namespace surgery
