@@ -10,15 +10,17 @@
 namespace surgery {
 namespace {
 
-using Stage = bool (*)(Recipe&);
+using Stage = std::function<bool(Recipe&)>;
 
-Command stage_command(const std::string& name, const std::string& summary, Stage stage) {
-  const auto run = [stage](Context& context) {
-    Recipe recipe(context.session, context.config, context.config_text);
-    if (stage(recipe)) return ExitCode::done;
-    log_info("stopped on request with work left: the same command continues");
-    return ExitCode::requeue;
-  };
+ExitCode run_stage(Context& context, const Stage& stage) {
+  Recipe recipe(context.session, context.config, context.config_text);
+  if (stage(recipe)) return ExitCode::done;
+  log_info("stopped on request with work left: the same command continues");
+  return ExitCode::requeue;
+}
+
+Command stage_command(const std::string& name, const std::string& summary, const Stage& stage) {
+  const auto run = [stage](Context& context) { return run_stage(context, stage); };
   return {name, summary, run, CommandKind::recipe, {}, "", StopSignals::commit};
 }
 
@@ -59,7 +61,22 @@ Command finetune_command() {
   return stage_command("finetune", "data-parallel finetuning of the student", make_finetuning);
 }
 Command generate_command() {
-  return stage_command("generate", "clips of teacher and students", make_samples);
+  Command command =
+      stage_command("generate", "clips of teacher and students, or a set to train on", make_samples);
+  const auto videos = command.run;
+  command.run = [videos](Context& context) {
+    const std::string to = context.options.text("to", "videos"), output = context.options.text("output", "");
+    if (to != "videos" && to != "shards") fail_usage("generate: --to = '{}' is none of videos, shards", to);
+    if (to == "shards") return run_stage(context, [&](Recipe& r) { return make_synthetic_set(r, output); });
+    if (context.options.has("output"))
+      fail_usage("generate: --output goes with --to shards: videos lie in the run's folder");
+    return videos(context);
+  };
+  command.options = {
+      {"to", "WORD", "videos; or shards: the teacher's clips as latent shards, for data.shards [videos]",
+       false},
+      {"output", "FOLDER", "with --to shards: where they go [synthetic in the run's folder]", false}};
+  return command;
 }
 Command evaluate_command() {
   return stage_command("evaluate", "scores against the teacher", make_evaluation);
@@ -79,7 +96,8 @@ Command report_command() {
 }
 
 Command encode_command() {
-  return stage_command("encode", "videos + captions to latent shards", make_latents);
+  return stage_command("encode", "videos + captions, or tar shards of latents, to latent shards",
+                       make_latents);
 }
 
 Command select_command() {

@@ -21,7 +21,8 @@
 namespace surgery {
 namespace {
 
-constexpr double kVideoFps = 16;
+/// What is made of a clip: its sample file, and the mp4 that shows it.
+enum class ClipFiles { latents_and_video, latents };
 
 /// The initial noise of all clips [clips, 16, T, H, W], fp32, mapped; undefined where none is given.
 at::Tensor given_noise(const Recipe& recipe, int64_t clips) {
@@ -91,13 +92,14 @@ bool shows(const std::filesystem::path& path, const std::string& fingerprint) {
   }
 }
 
-bool make_variant(Recipe& recipe, const Selection& selection, const std::string& variant) {
+/// Makes the clips of a variant that are missing; of those for which `wanted` holds, where it is not empty.
+bool make_variant(Recipe& recipe, const Selection& selection, const std::string& variant, ClipFiles files,
+                  const std::vector<bool>& wanted) {
   StageTimer timer(recipe, "generate " + variant);
   const GenerateSection& g = recipe.config.generate;
   const auto prompts = recipe_prompts(g.prompts, g.count, "generate.prompts");
   const int64_t total = static_cast<int64_t>(prompts.size()) * g.samples;
   recipe.make_folder(recipe.run.samples(variant));
-  recipe.make_folder(video_folder(recipe.config, variant));
   const auto prompt_of = [&](int64_t i) -> const Prompt& {
     return prompts[static_cast<size_t>(i / g.samples)];
   };
@@ -107,22 +109,27 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
   };
   const at::Tensor noise = given_noise(recipe, total);
   const std::vector<std::string> fingerprints = sample_fingerprints(recipe, selection, variant, prompts);
-  const bool videos = video_supported();
-  if (!videos) log_info("generate: built without the video back-end: latents only, no mp4");
+  if (files == ClipFiles::latents_and_video) recipe.make_folder(video_folder(recipe.config, variant));
+  if (files == ClipFiles::latents_and_video && !video_supported()) {
+    log_info("generate: built without the video back-end: latents only, no mp4");
+    files = ClipFiles::latents;
+  }
+  const bool videos = files == ClipFiles::latents_and_video;
   const std::vector<int64_t> missing = missing_units(recipe, total, [&](int64_t i) {
+    if (!wanted.empty() && !wanted[static_cast<size_t>(i)]) return ArtifactState::present;
     const ArtifactState state =
         check_artifact(recipe.run, sample_path(recipe.run, variant, i), fingerprints[static_cast<size_t>(i)],
                        [](const auto& path) { return read_sample(path).fingerprint; });
     const bool shown = !videos || shows(video_path(i), fingerprints[static_cast<size_t>(i)]);
     return shown ? state : ArtifactState::missing;
   });
-  const std::vector<int64_t> sampled = missing_units(recipe, total, [&](int64_t i) {
-    return std::filesystem::exists(sample_path(recipe.run, variant, i)) ? ArtifactState::present
-                                                                        : ArtifactState::missing;
+  const std::vector<int64_t> unsampled = missing_units(recipe, std::ssize(missing), [&](int64_t u) {
+    const auto path = sample_path(recipe.run, variant, missing[static_cast<size_t>(u)]);
+    return std::filesystem::exists(path) ? ArtifactState::present : ArtifactState::missing;
   });
   std::vector<std::string> texts{g.negative_prompt};
-  for (const int64_t i : sampled) texts.push_back(prompt_of(i).text);
-  if (!sampled.empty() && !prepare_text(recipe, texts)) {
+  for (const int64_t u : unsampled) texts.push_back(prompt_of(missing[static_cast<size_t>(u)]).text);
+  if (!unsampled.empty() && !prepare_text(recipe, texts)) {
     timer.done(0, total - std::ssize(missing), std::ssize(missing));
     return false;
   }
@@ -169,8 +176,12 @@ void check_given_noise(const Recipe& recipe) {
 bool make_samples(Recipe& recipe) {
   const Selection selection = require_selection(recipe);
   for (const std::string& variant : sample_variants(recipe.config))
-    if (!make_variant(recipe, selection, variant)) return false;
+    if (!make_variant(recipe, selection, variant, ClipFiles::latents_and_video, {})) return false;
   return true;
+}
+
+bool make_teacher_samples(Recipe& recipe, const std::vector<bool>& wanted) {
+  return make_variant(recipe, {}, "teacher", ClipFiles::latents, wanted);
 }
 
 bool make_model(Recipe& recipe) {

@@ -136,6 +136,10 @@ bool make_latents(Recipe& recipe);  ///< encode: the finetuning set's latent sha
 bool make_finetuning(Recipe& recipe);
 bool make_model(Recipe& recipe);
 bool make_samples(Recipe& recipe);
+/// No stage of `run`: the teacher's clips of [generate] as latent shards in `output` (empty: RUN/synthetic).
+/// Made by way of the teacher's sample files, so that a kill costs a clip and not the 64 of a shard.
+/// Error{usage} where other shards are there.
+bool make_synthetic_set(Recipe& recipe, const std::filesystem::path& output);
 bool make_evaluation(Recipe& recipe);
 bool make_report(Recipe& recipe);
 /// All of them.

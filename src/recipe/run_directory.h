@@ -34,6 +34,7 @@ class RunDirectory {
   std::filesystem::path model_stamp() const { return model() / "surgery.json"; }
   std::filesystem::path videos() const { return root_ / "videos"; }
   std::filesystem::path samples(const std::string& variant) const { return root_ / "samples" / variant; }
+  std::filesystem::path synthetic() const { return root_ / "synthetic"; }
   std::filesystem::path evaluation() const { return root_ / "evaluation.json"; }
   std::filesystem::path metrics() const { return root_ / "metrics.jsonl"; }
   std::filesystem::path ledger() const { return root_ / "ledger.jsonl"; }

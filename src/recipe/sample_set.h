@@ -8,6 +8,9 @@
 
 namespace surgery {
 
+/// Frames a second of every generated clip: Wan2.1's own.
+inline constexpr double kVideoFps = 16;
+
 /// One generated clip's latents: samples/VARIANT/sample-000012.h5.
 struct Sample {
   std::string fingerprint, name, prompt;
@@ -36,6 +39,10 @@ void check_given_noise(const Recipe& recipe);
 /// What every clip of a variant depends on, one a clip: `samples` of each prompt. Collective on first use.
 std::vector<std::string> sample_fingerprints(Recipe& recipe, const Selection& selection,
                                              const std::string& variant, const std::vector<Prompt>& prompts);
+
+/// The teacher's sample files without their mp4, of those clips for which `wanted` holds (one a clip). Needs
+/// no selection. Collective; false when it was stopped.
+bool make_teacher_samples(Recipe& recipe, const std::vector<bool>& wanted);
 
 /// The transformer of a variant, on the recipe's device.
 Transformer variant_model(Recipe& recipe, const std::string& variant, const Selection& selection);
