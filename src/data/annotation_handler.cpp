@@ -97,6 +97,11 @@ bool AnnotationHandler::number(double value) {
         spoil(fmt::format("fps is {}: expected 0 < fps <= 1000", value));
       current_.fps = value;
       return true;
+    case Field::duration:
+      if (!plain || !(value > 0 && value <= kMaxCount))
+        spoil(fmt::format("duration is {}: expected seconds above 0", value));
+      current_.duration_seconds = value;
+      return true;
     case Field::aesthetic:
       if (!plain) return scalar("list");
       current_.aesthetic = value;
@@ -167,22 +172,16 @@ bool AnnotationHandler::start_object(size_t) {
 }
 
 bool AnnotationHandler::key(string_t& name) {
-  static const std::map<std::string, Field> fields{{"path", Field::path},
-                                                   {"video", Field::path},
-                                                   {"video_path", Field::path},
-                                                   {"file_name", Field::path},
-                                                   {"cap", Field::caption},
-                                                   {"caption", Field::caption},
-                                                   {"prompt", Field::caption},
-                                                   {"text", Field::caption},
-                                                   {"fps", Field::fps},
-                                                   {"num_frames", Field::frames},
-                                                   {"resolution", Field::resolution},
-                                                   {"cut", Field::cut},
-                                                   {"frame_idx", Field::frame_index},
-                                                   {"crop", Field::crop},
-                                                   {"aesthetic", Field::aesthetic},
-                                                   {"aes", Field::aesthetic}};
+  static const std::map<std::string, Field> fields{
+      {"path", Field::path},         {"video", Field::path},
+      {"video_path", Field::path},   {"file_name", Field::path},
+      {"cap", Field::caption},       {"caption", Field::caption},
+      {"prompt", Field::caption},    {"text", Field::caption},
+      {"fps", Field::fps},           {"num_frames", Field::frames},
+      {"duration", Field::duration}, {"resolution", Field::resolution},
+      {"cut", Field::cut},           {"frame_idx", Field::frame_index},
+      {"crop", Field::crop},         {"aesthetic", Field::aesthetic},
+      {"aes", Field::aesthetic}};
   if (depth_ == kRecordDepth) {
     const auto found = fields.find(name);
     field_ = found == fields.end() ? Field::ignored : found->second;

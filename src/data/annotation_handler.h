@@ -39,6 +39,7 @@ class AnnotationHandler : public nlohmann::json_sax<nlohmann::json> {
     path,
     caption,
     fps,
+    duration,
     frames,
     height,
     width,

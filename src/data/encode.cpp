@@ -6,7 +6,6 @@
 #include <tuple>
 
 #include "base/errors.h"
-#include "base/log.h"
 #include "data/pixels.h"
 #include "storage/atomic_file.h"
 
@@ -76,6 +75,15 @@ LatentSample encode_one(const EncodeClip& clip, const Vae& vae, const EmbedPromp
   return sample;
 }
 
+void check_filters(const std::filesystem::path& file, const VideoInfo& info, const ClipSpec& spec,
+                   const ClipRules& rules, std::optional<double> aesthetic) {
+  if (!rules.filters()) return;
+  ClipRules of_bucket = rules;
+  of_bucket.buckets = {{spec.frames, spec.height, spec.width}};
+  const ClipVerdict verdict = judge(decoded_source(info, spec.cut, spec.crop, aesthetic), of_bucket);
+  VALIDATE(verdict.kept(), "{}: {}", file.string(), verdict.reason);
+}
+
 }  // namespace
 
 void write_rejects(const std::filesystem::path& shard, const std::vector<RejectedRecord>& rejected) {
@@ -85,11 +93,7 @@ void write_rejects(const std::filesystem::path& shard, const std::vector<Rejecte
     return;
   }
   std::string lines;
-  for (const RejectedRecord& record : rejected) {
-    std::string line = record.where + "\t" + record.reason;
-    std::replace(line.begin(), line.end(), '\n', ' ');  // one line a clip
-    lines += line + "\n";
-  }
+  for (const RejectedRecord& record : rejected) lines += reject_line(record);
   write_file(shard_rejects(shard), lines);
 }
 
@@ -101,50 +105,48 @@ LatentSpace latent_space(const VaeConfig& config, const std::string& vae_hash, c
   return space;
 }
 
-EncodeClip encode_clip(const std::filesystem::path& path, const std::string& id, const std::string& caption,
-                       const ClipSpec& spec) {
-  const std::filesystem::path file = find_video(path);
+EncodeClip encode_clip(const ManifestRecord& record, const std::shared_ptr<const ClipRules>& rules,
+                       const ClipVerdict& verdict, RandomKey captions) {
+  const std::filesystem::path file = find_video(record.path);
   std::error_code code;
   const uintmax_t bytes = std::filesystem::file_size(file, code);
-  const auto load = [file, spec] {
+  EncodeClip clip;
+  clip.id = record.id;
+  clip.caption = record.caption(captions);
+  clip.spec = clip_spec(record, *rules, verdict);
+  clip.load = [file, spec = clip.spec, rules, aesthetic = record.aesthetic] {
     std::error_code error;
     // The annotation is at fault, and the other clips are as good as before.
     VALIDATE(std::filesystem::exists(file, error), "{}: no such video file: check the annotation",
              file.string());
-    return load_clip(file, spec);
+    Clip loaded = load_clip(file, spec);
+    check_filters(file, loaded.source, spec, *rules, aesthetic);
+    return loaded;
   };
-  EncodeClip clip{id, caption, spec, load, {}};
-  clip.fingerprint = fmt::format("{} bytes, {}", code ? 0 : bytes, describe_window(spec));
+  clip.fingerprint = fmt::format("{} bytes, {}", code ? 0 : bytes, describe_window(clip.spec));
+  if (rules->filters()) clip.fingerprint += ", " + rules->text();
   return clip;
 }
 
-std::vector<EncodeClip> encode_clips(const Manifest& manifest, const ClipSpec& base, RandomKey key) {
-  std::vector<EncodeClip> clips;
-  clips.reserve(manifest.records.size());
-  for (const ManifestRecord& record : manifest.records)
-    clips.push_back(encode_clip(record.path, record.id, record.caption(key), record.clip_spec(base)));
-  return clips;
-}
-
-std::vector<ShardPlan> plan_shards(const std::vector<EncodeClip>& clips, const LatentSpace& space,
+std::vector<ShardPlan> plan_shards(std::vector<EncodeClip> clips, const LatentSpace& space,
                                    const EncodeOptions& options) {
   if (options.samples_per_shard < 1)
     fail_usage("{} samples a shard were asked for: give 1 or more", options.samples_per_shard);
   VALIDATE(!clips.empty(), "no clip to encode: give a listing with at least one");
   std::vector<std::pair<Shape, std::vector<EncodeClip>>> groups;  // in order of first appearance
-  for (const EncodeClip& clip : clips) {
+  for (EncodeClip& clip : clips) {
     const Shape shape = shape_of(clip.spec);
     auto group = std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return g.first == shape; });
     if (group == groups.end()) group = groups.insert(groups.end(), {shape, {}});
-    group->second.push_back(clip);
+    group->second.push_back(std::move(clip));
   }
   std::vector<ShardPlan> plans;
-  const auto size = static_cast<size_t>(options.samples_per_shard);
-  for (const auto& [shape, members] : groups)
-    for (size_t begin = 0; begin < members.size(); begin += size) {
+  const auto size = options.samples_per_shard;
+  for (auto& [shape, members] : groups)
+    for (int64_t begin = 0; begin < std::ssize(members); begin += size) {
       ShardPlan plan;
-      plan.clips.assign(members.begin() + static_cast<int64_t>(begin),
-                        members.begin() + static_cast<int64_t>(std::min(begin + size, members.size())));
+      const auto first = std::make_move_iterator(members.begin() + begin);
+      plan.clips.assign(first, first + std::min(size, std::ssize(members) - begin));
       std::tie(plan.header.frames, plan.header.height, plan.header.width, plan.header.fps) = shape;
       plan.header.space = space;
       plan.header.source = options.source;
@@ -192,7 +194,6 @@ EncodeResult encode_shard(const ShardPlan& plan, const Vae& vae, const EmbedProm
       writer.add(encode_one(clip, vae, embed));
     } catch (const Error& error) {
       if (error.code() != ExitCode::data) throw;
-      log_warning("{}: left out: {}", clip.id, error.what());
       result.rejected.push_back({clip.id, error.what()});
     }
   }

@@ -1,12 +1,13 @@
 #pragma once
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/tensor.h"
+#include "data/clip_listing.h"
 #include "data/latent_shard.h"
-#include "data/manifest.h"
 #include "wan/vae.h"
 
 namespace surgery {
@@ -20,11 +21,11 @@ struct EncodeClip {
   std::string fingerprint;  ///< changes when the frames would
 };
 
-/// A clip from a file (the fingerprint is its name, size, and window).
-EncodeClip encode_clip(const std::filesystem::path& path, const std::string& id, const std::string& caption,
-                       const ClipSpec& spec);
-/// The records of a manifest, captions drawn by `key`.
-std::vector<EncodeClip> encode_clips(const Manifest& manifest, const ClipSpec& base, RandomKey key);
+/// A record's clip at the verdict's shape, its caption drawn by `captions`. The fingerprint is the file's
+/// name, size, window, and the filters. An annotation may be wrong: filters are asked again with what the
+/// decoder finds.
+EncodeClip encode_clip(const ManifestRecord& record, const std::shared_ptr<const ClipRules>& rules,
+                       const ClipVerdict& verdict, RandomKey captions);
 
 /// The space of a VAE's normalised latents; mean 0 and deviation 1 where its configuration names none.
 LatentSpace latent_space(const VaeConfig& vae, const std::string& vae_hash, const std::string& text_hash,
@@ -45,7 +46,7 @@ struct ShardPlan {
 };
 
 /// Cuts the clips, grouped by shape and in their order, into shards. The same input gives the same plan.
-std::vector<ShardPlan> plan_shards(const std::vector<EncodeClip>& clips, const LatentSpace& space,
+std::vector<ShardPlan> plan_shards(std::vector<EncodeClip> clips, const LatentSpace& space,
                                    const EncodeOptions& options);
 
 /// True when the shard exists, is whole, and was made from the same things. A damaged or differing one is set
@@ -67,8 +68,9 @@ void write_rejects(const std::filesystem::path& shard, const std::vector<Rejecte
 using EmbedPrompt = std::function<at::Tensor(const std::string& prompt)>;
 
 /// Makes one shard unless it is complete: posterior mean of each clip, normalised, with its caption's rows.
-/// Bad clips are listed in the rejects file and skipped; failures of this machine (Error{io}, memory) are not
-/// the clip's fault and are thrown. `stop` is asked between clips; a stopped shard leaves nothing.
+/// Bad clips are warned of, listed in the rejects file and skipped; failures of this machine (Error{io},
+/// memory) are not the clip's fault and are thrown. `stop` is asked between clips; a stopped shard leaves
+/// nothing.
 EncodeResult encode_shard(const ShardPlan& plan, const Vae& vae, const EmbedPrompt& embed,
                           const std::function<bool()>& stop = {});
 

@@ -130,14 +130,23 @@ Json inspect_video(const std::filesystem::path& path) {
           {"pixel_format", info.pixel_format}};
 }
 
-Json manifest_summary(const std::string& kind, const Manifest& manifest) {
-  Json result{{"kind", kind}, {"clips", manifest.records.size()}, {"bad_records", manifest.rejected.size()}};
+/// Of a set of any size: nothing but the first few of its records is kept.
+Json manifest_summary(const std::string& kind, const std::filesystem::path& path) {
   Json clips = Json::array(), bad = Json::array();
-  for (size_t i = 0; i < std::min(manifest.records.size(), kShown); ++i)
-    clips.push_back({{"path", manifest.records[i].id}, {"caption", manifest.records[i].captions[0]}});
-  for (size_t i = 0; i < std::min(manifest.rejected.size(), kShown); ++i)
-    bad.push_back({{"where", manifest.rejected[i].where}, {"reason", manifest.rejected[i].reason}});
-  result["first_clips"] = clips;
+  int64_t usable = 0, rejected = 0;
+  RejectedRecord first;
+  stream_manifest(
+      path,
+      [&](const ManifestRecord& record) {
+        ++usable;
+        if (clips.size() < kShown) clips.push_back({{"path", record.id}, {"caption", record.captions[0]}});
+      },
+      [&](const RejectedRecord& record) {
+        if (rejected++ == 0) first = record;
+        if (bad.size() < kShown) bad.push_back({{"where", record.where}, {"reason", record.reason}});
+      });
+  if (usable == 0) fail_without_clips(path, rejected, first);
+  Json result{{"kind", kind}, {"clips", usable}, {"bad_records", rejected}, {"first_clips", clips}};
   if (!bad.empty()) result["first_bad_records"] = bad;
   return result;
 }
@@ -150,7 +159,7 @@ Json inspect_web_shard(const std::filesystem::path& path) {
 }
 
 Json inspect_json(const std::filesystem::path& path, char first) {
-  if (first == '[') return manifest_summary("annotation", read_manifest(path));
+  if (first == '[') return manifest_summary("annotation", path);
   Json result{{"kind", "json"}};
   result["content"] = Json::parse(read_json_file(path.string()).dump());
   return result;
@@ -240,8 +249,7 @@ Json inspect_content(const std::filesystem::path& path) {
            "{}: no kind of file that is known here: expected safetensors, a file of torch.save, HDF5, a "
            "video, a tar shard, JSON, CSV or a prompt list",
            path.string());
-  if (suffix == ".txt" && looks_like_listing(read_file(path)))
-    return manifest_summary("listing", read_manifest(path));
+  if (suffix == ".txt" && looks_like_listing(read_file(path))) return manifest_summary("listing", path);
   return inspect_prompts(path);
 }
 

@@ -1,5 +1,6 @@
 #include "data/manifest.h"
 
+#include <algorithm>
 #include <fstream>
 #include <sstream>
 
@@ -17,14 +18,8 @@ std::string trim(const std::string& text) {
                                     : text.substr(begin, text.find_last_not_of(" \t\r") - begin + 1);
 }
 
-void add_annotation(const std::filesystem::path& annotation, const std::filesystem::path& root,
-                    Manifest& manifest) {
-  read_annotation(
-      annotation, root, [&](ManifestRecord record) { manifest.records.push_back(std::move(record)); },
-      [&](RejectedRecord record) { manifest.rejected.push_back(std::move(record)); });
-}
-
-void read_lines(const std::filesystem::path& listing, Manifest& manifest) {
+void read_lines(const std::filesystem::path& listing, const std::function<void(ManifestRecord)>& accept,
+                const std::function<void(RejectedRecord)>& reject) {
   constexpr size_t kMaxListingBytes = size_t{16} << 20;
   const std::string content = read_file(listing, kMaxListingBytes);
   VALIDATE(content.find('\0') == std::string::npos, "{}: is a binary file: expected lines ROOT,ANNOTATION",
@@ -43,7 +38,7 @@ void read_lines(const std::filesystem::path& listing, Manifest& manifest) {
     const std::string root = trim(line.substr(0, comma)), annotation = trim(line.substr(comma + 1));
     VALIDATE(!annotation.empty(), "{}: line {} names no annotation: expected ROOT,ANNOTATION",
              listing.string(), number);
-    add_annotation((here / annotation).lexically_normal(), (here / root).lexically_normal(), manifest);
+    read_annotation((here / annotation).lexically_normal(), (here / root).lexically_normal(), accept, reject);
   }
 }
 
@@ -81,25 +76,40 @@ void read_annotation(const std::filesystem::path& annotation, const std::filesys
   if (file.bad()) fail_io("{}: reading failed: check the disk", annotation.string());
 }
 
-Manifest read_manifest(const std::filesystem::path& listing) {
+std::string reject_line(const RejectedRecord& record) {
+  std::string line = record.where + "\t" + record.reason;
+  std::replace(line.begin(), line.end(), '\n', ' ');
+  return line + "\n";
+}
+
+void stream_manifest(const std::filesystem::path& listing, const std::function<void(ManifestRecord)>& accept,
+                     const std::function<void(RejectedRecord)>& reject) {
   std::error_code code;
   if (!std::filesystem::exists(listing, code))
     fail_io("{}: no such listing: check the path", listing.string());
   VALIDATE(std::filesystem::is_regular_file(listing, code), "{}: not a regular file: expected a listing",
            listing.string());
-  Manifest manifest;
   if (listing.extension() == ".json" || listing.extension() == ".pkl")
-    add_annotation(listing, listing.parent_path(), manifest);
+    read_annotation(listing, listing.parent_path(), accept, reject);
   else
-    read_lines(listing, manifest);
-  if (manifest.records.empty()) {
-    const std::string reason =
-        manifest.rejected.empty() ? "it lists none"
-                                  : fmt::format("all {} are bad, the first: {}: {}", manifest.rejected.size(),
-                                                manifest.rejected[0].where, manifest.rejected[0].reason);
-    fail_data("{}: no usable clip ({}): expected an annotation of captioned videos", listing.string(),
-              reason);
-  }
+    read_lines(listing, accept, reject);
+}
+
+void fail_without_clips(const std::filesystem::path& listing, int64_t left_out, const RejectedRecord& first) {
+  const std::string reason =
+      left_out == 0 ? "it lists none"
+                    : fmt::format("all {} are bad, the first: {}: {}", left_out, first.where, first.reason);
+  fail_data("{}: no usable clip ({}): expected an annotation of captioned videos", listing.string(), reason);
+}
+
+Manifest read_manifest(const std::filesystem::path& listing) {
+  Manifest manifest;
+  stream_manifest(
+      listing, [&](ManifestRecord record) { manifest.records.push_back(std::move(record)); },
+      [&](RejectedRecord record) { manifest.rejected.push_back(std::move(record)); });
+  if (manifest.records.empty())
+    fail_without_clips(listing, std::ssize(manifest.rejected),
+                       manifest.rejected.empty() ? RejectedRecord{} : manifest.rejected[0]);
   return manifest;
 }
 

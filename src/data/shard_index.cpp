@@ -13,6 +13,10 @@ int64_t ShardIndex::clips() const {
   return sum;
 }
 
+std::string subset_line(const std::string& id, const std::optional<FrameRange>& cut) {
+  return fmt::format("{}\t{}\t{}\n", id, cut ? cut->begin : 0, cut ? cut->end : -1);
+}
+
 std::filesystem::path shard_index_path(const std::filesystem::path& folder) {
   return folder / "index.json";
 }
@@ -21,7 +25,17 @@ ShardIndex read_shard_index(const std::filesystem::path& path) {
   const std::string text = read_file(path);
   try {
     const auto json = nlohmann::json::parse(text);
-    ShardIndex index{.source = json.at("source"), .count = json.at("count"), .shards = {}};
+    ShardIndex index{
+        .source = json.at("source"), .count = json.at("count"), .choice = json.value("choice", "")};
+    if (json.contains("subset")) {
+      const auto& subset = json.at("subset");
+      index.subset = {.rule = subset.at("rule"),
+                      .seed = subset.at("seed"),
+                      .records = subset.at("records"),
+                      .usable = subset.at("usable"),
+                      .taken = subset.at("taken"),
+                      .hash = subset.at("xxh128")};
+    }
     for (const auto& shard : json.at("shards"))
       index.shards.push_back({shard.at("name"), shard.at("fingerprint"), shard.at("clips")});
     return index;
@@ -31,7 +45,10 @@ ShardIndex read_shard_index(const std::filesystem::path& path) {
 }
 
 void write_shard_index(const std::filesystem::path& path, const ShardIndex& index) {
-  nlohmann::ordered_json json{{"source", index.source}, {"count", index.count}};
+  nlohmann::ordered_json json{{"source", index.source}, {"count", index.count}, {"choice", index.choice}};
+  if (const auto& subset = index.subset; !subset.rule.empty())
+    json["subset"] = {{"rule", subset.rule},     {"seed", subset.seed},   {"records", subset.records},
+                      {"usable", subset.usable}, {"taken", subset.taken}, {"xxh128", subset.hash}};
   json["shards"] = nlohmann::ordered_json::array();
   for (const ShardIndex::Shard& shard : index.shards)
     json["shards"].push_back(

@@ -79,9 +79,12 @@ struct SelectSection {
 struct DataSection {
   std::string videos = "shapes:train";  ///< annotation listing, tar shards of latents, or shapes:SPLIT
   int64_t count = 256;                  ///< clips taken; 0 = all
-  std::string shards;                   ///< folder of latent shards; default RUN/data
+  std::string shards;                   ///< sets of latent shards, FOLDER[=WEIGHT],...; empty = own
   int64_t frames = 17, height = 128, width = 160;
+  std::string buckets;  ///< shapes of the clips, FRAMESxHEIGHTxWIDTH,...; empty = the one shape above
   double fps = 16;
+  int64_t least_height = 0, least_width = 0;  ///< of the source; 0 = any, here and below
+  double least_seconds = 0, most_seconds = 0, least_aesthetic = 0, most_aspect = 0;
 };
 
 struct FinetuneSection {

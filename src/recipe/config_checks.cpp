@@ -10,7 +10,9 @@
 
 #include "base/errors.h"
 #include "base/text.h"
+#include "data/clip_rules.h"
 #include "recipe/budget.h"
+#include "recipe/data_section.h"
 
 namespace surgery {
 namespace {
@@ -86,6 +88,37 @@ std::string check_increasing(const std::string& text) {
     last = *value;
   }
   return "";
+}
+
+std::string check_buckets(const std::string& text) {
+  if (text.empty()) return "";
+  std::set<ClipShape> seen;
+  for (const std::string& part : list(text)) {
+    const auto shape = parse_clip_shape(part);
+    if (!shape) return fmt::format("'{}' is no bucket: FRAMESxHEIGHTxWIDTH, as 81x480x832", part);
+    for (const std::string& fault :
+         {check_frames(std::to_string(shape->frames)), check_side(std::to_string(shape->height)),
+          check_side(std::to_string(shape->width))})
+      if (!fault.empty()) return fmt::format("'{}' {}", part, fault);
+    if (shape->frames > 4097 || shape->height > 16384 || shape->width > 16384)
+      return fmt::format("'{}' is too large: at most 4097x16384x16384", part);
+    if (!seen.insert(*shape).second) return fmt::format("names {} twice", part);
+  }
+  return "";
+}
+
+std::string check_shard_sets(const std::string& text) {
+  try {
+    parse_shard_sets(text);
+    return "";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+std::string check_aspect(const std::string& text) {
+  const double value = parse_number<double>(text).value_or(0);
+  return value == 0 || value >= 1 ? "" : "must be 1 or more (2 = half as high to twice as high), or 0";
 }
 
 }  // namespace surgery

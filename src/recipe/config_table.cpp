@@ -203,12 +203,32 @@ void add_finetuning(std::vector<ConfigOption>& table) {
       .add("videos", &D::videos, "",
            "annotation listing (ROOT,ANNO lines), a folder of tar shards of latents, or shapes:SPLIT")
       .check(check_not_empty)
-      .add("count", &D::count, "clips", "taken; 0 = all")
+      .add("count", &D::count, "clips", "taken by run.seed of those that the filters leave; 0 = all")
       .range(0)
-      .add("shards", &D::shards, "", "folder of the latent shards; empty = data in the run's folder")
+      .add("shards", &D::shards, "",
+           "sets of latent shards to finetune on: FOLDER[=WEIGHT],..., the word own for the run's clips; "
+           "without weights every sample counts alike; empty = own")
+      .check(check_shard_sets)
       .clip("the training clips")
+      .add("buckets", &D::buckets, "",
+           "shapes of the training clips, each goes where it fits best: FRAMESxHEIGHTxWIDTH,...; empty = "
+           "the one of frames, height and width")
+      .check(check_buckets)
       .add("fps", &D::fps, "frames/second", "of the training clips")
-      .range(0.1, 1000);
+      .range(0.1, 1000)
+      .add("least_height", &D::least_height, "pixels", "of a source that is used; 0 = any")
+      .range(0)
+      .add("least_width", &D::least_width, "pixels", "of a source that is used; 0 = any")
+      .range(0)
+      .add("least_seconds", &D::least_seconds, "seconds", "that a source, or its cut, lasts; 0 = any")
+      .range(0)
+      .add("most_seconds", &D::most_seconds, "seconds", "that a source, or its cut, lasts; 0 = any")
+      .range(0)
+      .add("least_aesthetic", &D::least_aesthetic, "", "annotated score of a clip that is used; 0 = any")
+      .range(0)
+      .add("most_aspect", &D::most_aspect, "",
+           "height / width of a source within the clip's own divided and multiplied by this; 0 = any")
+      .check(check_aspect);
   using F = FinetuneSection;
   SectionTable<F>(table, "finetune", &Config::finetune)
       .add("iterations", &F::iterations, "steps", "of the optimizer")

@@ -1,14 +1,14 @@
 // The finetuning set: video files and captions, through VAE and text encoder, to latent shards.
 #include "data/encode.h"
 
-#include <algorithm>
+#include <map>
 
 #include "base/errors.h"
 #include "base/log.h"
 #include "data/shapes_set.h"
-#include "data/shard_index.h"
 #include "data/web_dataset.h"
-#include "recipe/artifact.h"
+#include "recipe/clip_set.h"
+#include "recipe/data_section.h"
 #include "recipe/encode_web_dataset.h"
 #include "recipe/latent_set.h"
 #include "recipe/recipe.h"
@@ -37,57 +37,8 @@ std::filesystem::path listing(Recipe& recipe) {
   return path;
 }
 
-/// The shards that encoding with this configuration left, all of them. Error{io} before its end, Error{usage}
-/// where it was done with another choice of clips.
-std::vector<std::filesystem::path> own_shards(const Recipe& recipe) {
-  const DataSection& d = recipe.config.data;
-  const auto path = shard_index_path(recipe.run.latents());
-  require_file(path, "encode");
-  const ShardIndex index = read_shard_index(path);
-  if (index.source != d.videos || index.count != d.count)
-    fail_usage(
-        "{}: the shards hold clips of {} (data.count = {}), not of data.videos = {} (data.count = {}): run "
-        "'encode' again",
-        path.string(), index.source, index.count, d.videos, d.count);
-  std::vector<std::filesystem::path> shards;
-  for (const ShardIndex::Shard& shard : index.shards) {
-    shards.push_back(recipe.run.latents() / shard.name);
-    require_file(shards.back(), "encode");
-    require_fingerprint(shards.back(), LatentShard(shards.back()).header().fingerprint, shard.fingerprint,
-                        "encode");
-  }
-  return shards;
-}
-
-}  // namespace
-
-bool make_latents(Recipe& recipe) {
-  const DataSection& d = recipe.config.data;
-  if (!d.shards.empty()) return true;  // given, not made
-  if (is_web_dataset(d.videos)) return make_web_latents(recipe);
-  StageTimer timer(recipe, "encode");
-  recipe.latent_shape(d.frames, d.height, d.width);
-  const Manifest manifest = read_manifest(listing(recipe));
-  for (const RejectedRecord& bad : manifest.rejected)
-    log_info("encode: left out {}: {}", bad.where, bad.reason);
-  ClipSpec spec;
-  spec.frames = d.frames;
-  spec.fps = d.fps;
-  spec.height = d.height;
-  spec.width = d.width;
-  spec.small_source = SmallSource::upscale;
-  std::vector<EncodeClip> clips = encode_clips(manifest, spec, recipe.key("captions"));
-  if (d.count > 0 && static_cast<int64_t>(clips.size()) > d.count) clips.resize(static_cast<size_t>(d.count));
-  EncodeOptions options;
-  options.folder = shard_folder(recipe);
-  options.source = d.videos;
-  recipe.make_folder(options.folder);
-  const ShardJob job{.stage = "encode",
-                     .folder = options.folder,
-                     .source = d.videos,
-                     .count = d.count,
-                     .plans = plan_shards(clips, latent_space(recipe), options)};
-  const std::vector<int64_t> missing = missing_shards(recipe, job);
+/// Makes the missing shards of clips; how many a stop left.
+int64_t encode_shards(Recipe& recipe, const ShardJob& job, const std::vector<int64_t>& missing) {
   if (!missing.empty()) recipe.release_teacher();
   std::map<std::string, at::Tensor> captions;  // clips of one video often share theirs
   const EmbedPrompt embed = [&](const std::string& caption) {
@@ -105,58 +56,33 @@ bool make_latents(Recipe& recipe) {
   });
   recipe.release_text_encoder();
   recipe.release_vae();
+  return left;
+}
+
+}  // namespace
+
+bool make_latents(Recipe& recipe) {
+  const DataSection& d = recipe.config.data;
+  if (!encodes_own(d)) return true;  // given, not made
+  if (is_web_dataset(d.videos)) return make_web_latents(recipe);
+  StageTimer timer(recipe, "encode");
+  for (const ClipShape& shape : clip_shapes(d)) recipe.latent_shape(shape.frames, shape.height, shape.width);
+  const EncodeOptions options{.folder = recipe.run.latents(), .source = d.videos};
+  const auto videos = listing(recipe);
+  recipe.make_folder(options.folder);
+  auto set = choose_clips(recipe, videos, options.folder / (options.name + ".rejects.txt"));
+  if (!set) {
+    timer.done(0, 0, 1);
+    return false;
+  }
+  const ShardJob job{.stage = "encode",
+                     .folder = options.folder,
+                     .index = std::move(set->index),
+                     .plans = plan_shards(std::move(set->clips), latent_space(recipe), options)};
+  const std::vector<int64_t> missing = missing_shards(recipe, job);
+  const int64_t left = encode_shards(recipe, job, missing);
   timer.done(std::ssize(missing) - left, std::ssize(job.plans) - std::ssize(missing), left);
   return left == 0;
-}
-
-struct LatentSet::State {
-  std::vector<LatentShard> shards;
-  std::vector<int64_t> begins;  // first index of every shard
-  int64_t size = 0;
-  std::string fingerprint;
-};
-
-LatentSet LatentSet::open(Recipe& recipe) {
-  LatentSet set;
-  set.state_ = std::make_shared<State>();
-  const LatentSpace space = latent_space(recipe);
-  const DataSection& d = recipe.config.data;
-  const auto shape = recipe.latent_shape(d.frames, d.height, d.width);
-  std::string fingerprints;
-  for (const auto& path : d.shards.empty() ? own_shards(recipe) : list_shards(d.shards)) {
-    LatentShard shard(path);
-    if (shard.size() == 0) continue;
-    shard.check_space(space);
-    if (d.shards.empty() && shard.header().fps != d.fps)
-      fail_usage("{}: its clips have {} frames a second, not data.fps = {}: run 'encode' again",
-                 path.string(), shard.header().fps, d.fps);
-    VALIDATE(shard.latent_shape() == std::vector<int64_t>(shape.begin() + 1, shape.end()),
-             "{}: its clips are not {} frames of {}x{} (data.frames, data.height, data.width): encode with "
-             "these settings",
-             path.string(), d.frames, d.height, d.width);
-    fingerprints += shard.header().fingerprint + " ";
-    set.state_->begins.push_back(set.state_->size);
-    set.state_->size += shard.size();
-    set.state_->shards.push_back(std::move(shard));
-  }
-  VALIDATE(set.state_->size > 0,
-           "{}: no usable clip (finetuning has nothing to learn from): see the rejects files",
-           shard_folder(recipe).string());
-  set.state_->fingerprint = fingerprints;
-  return set;
-}
-
-int64_t LatentSet::size() const {
-  return state_->size;
-}
-const std::string& LatentSet::fingerprint() const {
-  return state_->fingerprint;
-}
-
-LatentSample LatentSet::sample(int64_t index) const {
-  const auto& begins = state_->begins;
-  const auto shard = std::upper_bound(begins.begin(), begins.end(), index) - begins.begin() - 1;
-  return state_->shards[static_cast<size_t>(shard)].sample(index - begins[static_cast<size_t>(shard)]);
 }
 
 }  // namespace surgery

@@ -5,6 +5,8 @@
 #include "base/errors.h"
 #include "data/web_dataset.h"
 #include "recipe/artifact.h"
+#include "recipe/data_section.h"
+#include "recipe/latent_set.h"
 #include "recipe/shard_job.h"
 
 namespace surgery {
@@ -49,6 +51,12 @@ void check_web_dataset(const Config& config) {
         "data.fps = {}: the latents of {} are of {} frames a second (they cannot be sampled anew): set "
         "data.fps = {}",
         config.data.fps, config.data.videos, kWebDatasetFps, kWebDatasetFps);
+  if (const std::string choice = clip_choice(config.data); !choice.empty())
+    fail_usage(
+        "{}: buckets and filters are for videos; the latents of {} are taken as they are: give their shape "
+        "as "
+        "data.frames, data.height and data.width, and no filter",
+        choice, config.data.videos);
   WebShard(list_web_shards(config.data.videos).front());
 }
 
@@ -57,8 +65,10 @@ bool make_web_latents(Recipe& recipe) {
   StageTimer timer(recipe, "encode");
   check_web_dataset(recipe.config);
   const std::vector<int64_t> shape = recipe.latent_shape(d.frames, d.height, d.width);
-  ShardJob job{
-      .stage = "encode", .folder = shard_folder(recipe), .source = d.videos, .count = d.count, .plans = {}};
+  ShardJob job{.stage = "encode",
+               .folder = recipe.run.latents(),
+               .index = {.source = d.videos, .count = d.count},
+               .plans = {}};
   recipe.make_folder(job.folder);
   const LatentSpace space = latent_space(recipe);
   std::vector<WebPlan> tars = plan_web_shards(d.videos, d.count);

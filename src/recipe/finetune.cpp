@@ -1,7 +1,6 @@
 // Stage 6: data-parallel finetuning by flow matching (paper, section 3; design: definitions, Finetuning).
 #include <chrono>
 #include <cmath>
-#include <numeric>
 
 #include "base/errors.h"
 #include "base/log.h"
@@ -23,30 +22,6 @@ double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// Which sample stands at a position of the endless, epoch-wise shuffled order: a function of seed and
-// position alone.
-class SampleOrder {
- public:
-  SampleOrder(RandomKey key, int64_t samples) : key_(key), samples_(samples) {}
-  int64_t at(int64_t position) {
-    const int64_t epoch = position / samples_;
-    if (epoch != epoch_) {
-      order_.resize(static_cast<size_t>(samples_));
-      std::iota(order_.begin(), order_.end(), 0);
-      RandomStream random(key_.with(static_cast<uint64_t>(epoch)));
-      for (int64_t i = samples_ - 1; i > 0; --i)
-        std::swap(order_[static_cast<size_t>(i)], order_[static_cast<size_t>(random.below(i + 1))]);
-      epoch_ = epoch;
-    }
-    return order_[static_cast<size_t>(position % samples_)];
-  }
-
- private:
-  RandomKey key_;
-  int64_t samples_, epoch_ = -1;
-  std::vector<int64_t> order_;
-};
-
 struct Batch {
   at::Tensor input, timestep, text, target;
 };
@@ -58,7 +33,7 @@ class Trainer {
         f_(recipe.config.finetune),
         student_(std::move(student)),
         data_(data),
-        order_(recipe.key("finetune-order"), data.size()),
+        order_(recipe.key("finetune-order"), data.runs(), data.weights(), f_.global_batch),
         negative_(text_rows(recipe, "")) {
     student_.max_gradient = f_.max_gradient == "constant" ? MaxGradient::constant : MaxGradient::through;
     student_.keep_blocks();
@@ -93,8 +68,10 @@ class Trainer {
   // One update over the global batch; returns its mean loss.
   double step() {
     const int world = recipe_.session.size(), rank = recipe_.session.rank();
-    std::vector<int64_t> mine;
-    for (int64_t i = rank; i < f_.global_batch; i += world) mine.push_back(iteration() * f_.global_batch + i);
+    const SampleOrder::Batch batch_samples = order_.at(iteration());
+    std::vector<Place> mine;
+    for (int64_t i = rank; i < f_.global_batch; i += world)
+      mine.push_back({iteration() * f_.global_batch + i, batch_samples.samples[static_cast<size_t>(i)]});
     buckets_->zero();
     double loss_sum = 0;
     for (size_t at = 0; at < mine.size(); at += static_cast<size_t>(f_.micro_batch)) {
@@ -129,11 +106,16 @@ class Trainer {
   const GradientBuckets& buckets() const { return *buckets_; }
 
  private:
-  Batch make_batch(const std::vector<int64_t>& positions) {
+  /// A sample and where it stands in the endless order of all steps, which names its noise.
+  struct Place {
+    int64_t position, sample;
+  };
+
+  Batch make_batch(const std::vector<Place>& places) {
     std::vector<at::Tensor> inputs, targets, texts;
     std::vector<double> timesteps;
-    for (const int64_t position : positions) {
-      const LatentSample sample = data_.sample(order_.at(position));
+    for (const auto& [position, index] : places) {
+      const LatentSample sample = data_.sample(index);
       const RandomKey key = recipe_.key("finetune").with(static_cast<uint64_t>(position));
       RandomStream draws(key.with("draws"));
       const double u = draws.uniform();
@@ -228,8 +210,7 @@ bool make_finetuning(Recipe& recipe) {
     trainer.load(start_at);
     log_info("finetune: continues after iteration {}", start_at);
   } else {
-    log_info("finetune: starts from the distilled student ({} samples, {} iterations)", data.size(),
-             f.iterations);
+    log_info("finetune: starts from the distilled student ({}, {} iterations)", data.text(), f.iterations);
   }
   if (later) log_info("finetune: an earlier milestone is missing and made again; later ones are kept");
   int64_t made = 0;

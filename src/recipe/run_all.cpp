@@ -1,9 +1,10 @@
 #include "base/errors.h"
 #include "base/log.h"
-#include "data/manifest.h"
 #include "data/video.h"
 #include "data/web_dataset.h"
 #include "parallel/stop.h"
+#include "recipe/clip_set.h"
+#include "recipe/data_section.h"
 #include "recipe/encode_web_dataset.h"
 #include "recipe/model_parts.h"
 #include "recipe/recipe.h"
@@ -23,14 +24,14 @@ void check_inputs(Recipe& recipe) {
     check_selection(recipe);
     check_given_noise(recipe);
     const bool latents = is_web_dataset(config.data.videos);  // not videos
-    const bool encodes = config.data.shards.empty();
+    const bool encodes = encodes_own(config.data);
     if (encodes && latents) check_web_dataset(config);
     if (encodes && !latents && !video_supported() && !std::filesystem::exists(recipe.run.data() / "latents"))
       fail_usage(
           "data.videos = {}: this build reads and writes no video (SURGERY_VIDEO is off): give data.shards "
           "of another build, or configure with -DSURGERY_VIDEO=ON",
           config.data.videos);
-    if (encodes && !latents && !config.data.videos.starts_with("shapes:")) read_manifest(config.data.videos);
+    if (encodes && !latents && !config.data.videos.starts_with("shapes:")) check_clips(config);
   }
   recipe.session.world().barrier();
 }

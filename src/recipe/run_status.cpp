@@ -9,6 +9,7 @@
 #include "data/shard_index.h"
 #include "data/video.h"
 #include "recipe/block_file.h"
+#include "recipe/data_section.h"
 #include "recipe/finetune_checkpoint.h"
 #include "recipe/sample_set.h"
 #include "storage/atomic_file.h"
@@ -76,7 +77,7 @@ std::optional<ShardIndex> index_of(const DataSection& d, const fs::path& folder)
   if (folder.empty() || !fs::exists(path)) return {};
   try {
     ShardIndex index = read_shard_index(path);
-    if (index.source == d.videos && index.count == d.count) return index;
+    if (index.source == d.videos && index.count == d.count && index.choice == clip_choice(d)) return index;
   } catch (const Error&) {  // the stage writes it again
   }
   return {};
@@ -176,7 +177,7 @@ std::vector<StageStatus> run_status(const Config& config, std::optional<int64_t>
   stages.push_back(distill(run, blocks));
   stages.push_back(single("tables", "tables", {run.tables_csv(), run.tables_h5()}));
   stages.push_back(single("select", "select", {run.selection()}));
-  if (config.data.shards.empty()) stages.push_back(encode(config, run));
+  if (encodes_own(config.data)) stages.push_back(encode(config, run));
   if (config.finetune.iterations > 0) stages.push_back(finetune(config, run));
   stages.push_back(single("model", "run", {run.model_stamp()}));
   stages.push_back(generate(config, run));

@@ -1,10 +1,10 @@
 #include "recipe/shard_job.h"
 
 #include <algorithm>
+#include <set>
 
 #include "base/errors.h"
 #include "base/log.h"
-#include "data/shard_index.h"
 #include "recipe/artifact.h"
 #include "recipe/trajectory_set.h"
 #include "storage/atomic_file.h"
@@ -14,11 +14,11 @@ namespace {
 
 /// Shards that an earlier setting left here: finetuning reads all of the folder.
 void set_aside_others(const std::filesystem::path& folder, const std::vector<ShardPlan>& plans) {
+  std::set<std::filesystem::path> planned;
+  for (const ShardPlan& plan : plans) planned.insert(plan.path.filename());
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     const auto name = entry.path().filename();
-    const bool planned =
-        std::ranges::any_of(plans, [&](const ShardPlan& plan) { return plan.path.filename() == name; });
-    if (name.extension() == ".h5" && !name.string().starts_with('.') && !planned)
+    if (name.extension() == ".h5" && !name.string().starts_with('.') && !planned.contains(name))
       set_aside(entry.path(), "belongs to another choice of clips");
   }
 }
@@ -36,7 +36,7 @@ void take_shard(const RunDirectory& run, const ShardPlan& plan) {
 
 /// Of the finished job: index.json, and a line that sums it up.
 void keep_index(const ShardJob& job) {
-  ShardIndex index{.source = job.source, .count = job.count, .shards = {}};
+  ShardIndex index = job.index;
   int64_t rejected = 0;
   for (const ShardPlan& plan : job.plans) {
     const int64_t out = shard_rejected(plan.path);
@@ -50,16 +50,6 @@ void keep_index(const ShardJob& job) {
 }
 
 }  // namespace
-
-LatentSpace latent_space(Recipe& recipe) {
-  return latent_space(recipe.vae_config(), recipe.vae_hash(), recipe.text_hash(), recipe.text_length(),
-                      recipe.teacher_config().text_dim);
-}
-
-std::filesystem::path shard_folder(const Recipe& recipe) {
-  return recipe.config.data.shards.empty() ? recipe.run.latents()
-                                           : std::filesystem::path(recipe.config.data.shards);
-}
 
 std::vector<int64_t> missing_shards(Recipe& recipe, const ShardJob& job) {
   if (recipe.session.rank() == 0) set_aside_others(job.folder, job.plans);

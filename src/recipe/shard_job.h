@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "data/encode.h"
+#include "data/shard_index.h"
 #include "recipe/recipe.h"
 
 namespace surgery {
@@ -13,15 +14,9 @@ namespace surgery {
 struct ShardJob {
   std::string stage;  ///< in messages: "encode"
   std::filesystem::path folder;
-  std::string source;  ///< and how many clips of it were asked for, 0 = all: as index.json tells
-  int64_t count = 0;
+  ShardIndex index;              ///< without its shards: what was asked for
   std::vector<ShardPlan> plans;  ///< equal on every rank
 };
-
-/// The space of this configuration's VAE and text encoder; reads hashes, no weights. Collective on first use.
-LatentSpace latent_space(Recipe& recipe);
-/// data.shards, or data/latents of the run.
-std::filesystem::path shard_folder(const Recipe& recipe);
 
 /// Positions of the plans whose shard is not there yet, or is from other input: that is set aside, as are
 /// shards of another choice of clips; what the run's base has is taken. Collective.

@@ -4,6 +4,7 @@
 #include "base/errors.h"
 #include "data/latent_shard.h"
 #include "recipe/artifact.h"
+#include "recipe/latent_set.h"
 #include "recipe/sample_set.h"
 #include "recipe/shard_job.h"
 #include "recipe/text_cache.h"
@@ -24,8 +25,7 @@ ShardJob plan_job(Recipe& recipe, const std::filesystem::path& folder, const std
   const GenerateSection& g = recipe.config.generate;
   ShardJob job{.stage = "generate",
                .folder = folder,
-               .source = "teacher's clips of " + g.prompts,
-               .count = g.count,
+               .index = {.source = "teacher's clips of " + g.prompts, .count = g.count},
                .plans = {}};
   const int64_t total = std::ssize(clips), count = (total + kSamplesPerShard - 1) / kSamplesPerShard;
   const LatentSpace space = latent_space(recipe);
@@ -40,7 +40,7 @@ ShardJob plan_job(Recipe& recipe, const std::filesystem::path& folder, const std
                    .height = g.height,
                    .width = g.width,
                    .fps = kVideoFps,
-                   .source = job.source,
+                   .source = job.index.source,
                    .fingerprint = make_fingerprint(parts)};
     job.plans.push_back(std::move(plan));
     pieces.push_back(piece);

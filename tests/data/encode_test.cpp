@@ -168,7 +168,11 @@ TEST_F(EncodeTest, AnnotatedFilesBecomeShards) {
   write("data.txt", ".,anno.json\n");
   EncodeOptions one = options();
   one.samples_per_shard = 10;
-  const auto clips = encode_clips(read_manifest(file("data.txt")), clip_of(5, 16, 16), {1, 0});
+  const auto rules =
+      std::make_shared<const ClipRules>(ClipRules{.buckets = {{5, 16, 16}}, .may_enlarge = true});
+  std::vector<EncodeClip> clips;
+  for (const ManifestRecord& record : read_manifest(file("data.txt")).records)
+    clips.push_back(encode_clip(record, rules, {.enlarged = true}, {1, 0}));
   const auto plan = plan_shards(clips, space(), one)[0];
   const EncodeResult result = encode_shard(plan, vae_, embed());
   EXPECT_EQ(result.samples, 1);

@@ -156,6 +156,19 @@ TEST(ConfigTable, RatesBudgetsPinsAndCheckpointsAreRead) {
   EXPECT_NE(fault_of("finetune.checkpoints", "200,100").find("increasing"), std::string::npos);
 }
 
+TEST(ConfigTable, SetsOfClipsAreRead) {
+  for (const char* good : {"", "81x480x832", "81x480x832, 41x832x480"})
+    EXPECT_EQ(fault_of("data.buckets", good), "") << good;
+  for (const char* bad :
+       {"81x480", "80x480x832", "81x481x832", "81x480x832,", "81x480x832,81x480x832", "5x16x99999"})
+    EXPECT_NE(fault_of("data.buckets", bad), "") << bad;
+  for (const char* good : {"", "own", "a", "own=1,a=2"}) EXPECT_EQ(fault_of("data.shards", good), "") << good;
+  EXPECT_NE(fault_of("data.shards", "own=1,a").find("all of them one, or none"), std::string::npos);
+  for (const char* good : {"0", "1", "2.5"}) EXPECT_EQ(fault_of("data.most_aspect", good), "") << good;
+  for (const char* bad : {"0.5", "-1"}) EXPECT_NE(fault_of("data.most_aspect", bad), "") << bad;
+  EXPECT_NE(fault_of("data.least_aesthetic", "-1"), "");
+}
+
 TEST(ConfigTable, ImpossibleCombinationsAreRefused) {
   EXPECT_NE(fault_of("finetune.micro_batch", "3").find("not a multiple"), std::string::npos);
   EXPECT_NE(fault_of("finetune.iterations", "500").find("finetune.checkpoints ends at 1000"),
