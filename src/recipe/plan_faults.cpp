@@ -3,6 +3,7 @@
 
 #include "base/errors.h"
 #include "recipe/config_table.h"
+#include "recipe/data_section.h"
 #include "recipe/plan_stages.h"
 
 namespace surgery {
@@ -24,6 +25,23 @@ Remedy smaller(const std::string& key, int64_t now, int64_t step = 1) {
   return remedy;
 }
 
+/// Shorter or smaller training clips: the option's next values, or buckets without the largest ones.
+Remedy smaller_clips(const DataSection& data, const std::string& key, int64_t now, int64_t step) {
+  if (data.buckets.empty()) return smaller("data." + key, now, step);
+  std::vector<ClipShape> shapes = clip_shapes(data);
+  std::ranges::sort(shapes, std::greater(), [&](const ClipShape& c) {
+    return std::pair(c.height * c.width * (key == "frames" ? c.frames : 1), c);
+  });
+  Remedy remedy{"data.buckets", {}};
+  while (shapes.size() > 1) {
+    shapes.erase(shapes.begin());
+    std::string left;
+    for (const ClipShape& shape : shapes) left += (left.empty() ? "" : ",") + to_string(shape);
+    remedy.values.push_back(left);
+  }
+  return remedy;
+}
+
 /// What leaves the result as it is comes first, shorter clips last.
 std::vector<Remedy> stage_remedies(const PlanStage& stage, const Config& config, const Plan& plan) {
   if (stage.name == "trajectories" || stage.name == "generate")
@@ -40,9 +58,11 @@ std::vector<Remedy> stage_remedies(const PlanStage& stage, const Config& config,
     std::erase_if(micro.values, [&](const std::string& value) {
       return config.finetune.global_batch % std::stoll(value) != 0;
     });
-    return {micro, {"finetune.precision", {"bf16-diffusers"}}, smaller("data.frames", stage.clip.front(), 4)};
+    return {micro,
+            {"finetune.precision", {"bf16-diffusers"}},
+            smaller_clips(config.data, "frames", stage.clip.front(), 4)};
   }
-  if (stage.name == "encode") return {smaller("data.height", stage.clip[1], 16)};
+  if (stage.name == "encode") return {smaller_clips(config.data, "height", stage.clip[1], 16)};
   return {};
 }
 
@@ -87,7 +107,8 @@ std::string it_fits(const PlanStage& stage, Config& config, const Plan& plan, co
 std::string what_would_fit(const PlanStage& stage, Config config, const Plan& plan) {
   const std::vector<Remedy> all = remedies(stage, config, plan);
   for (const Remedy& remedy : all) {
-    if (remedy.key.ends_with("frames") || remedy.key.ends_with("height")) continue;
+    if (remedy.key.ends_with("frames") || remedy.key.ends_with("height") || remedy.key == "data.buckets")
+      continue;
     Config alone = config;
     if (const std::string value = fitting_value(stage, alone, plan, remedy); !value.empty())
       return it_fits(stage, alone, plan, "", remedy, value);

@@ -10,6 +10,7 @@
 #include "data/web_dataset.h"
 #include "recipe/budget.h"
 #include "recipe/component_cost.h"
+#include "recipe/data_section.h"
 #include "recipe/precision.h"
 #include "recipe/sample_set.h"
 #include "recipe/streaming.h"
@@ -29,6 +30,20 @@ int64_t branches(double guidance) {
 /// Elements of a clip's latents, [16, (frames-1)/4+1, height/8, width/8].
 double latent_elements(const VaeConfig& vae, int64_t frames, int64_t height, int64_t width) {
   return double(vae.z_dim) * double((frames - 1) / 4 + 1) * double(height / 8) * double(width / 8);
+}
+
+/// The bucket that needs the most of something.
+template <class Measure>
+ClipShape largest(const std::vector<ClipShape>& shapes, const Measure& measure) {
+  return *std::ranges::max_element(shapes, {}, measure);
+}
+
+/// Of a clip, if every bucket gets as many: which gets how many, only the set would tell.
+template <class Measure>
+double mean(const std::vector<ClipShape>& shapes, const Measure& measure) {
+  double sum = 0;
+  for (const ClipShape& shape : shapes) sum += measure(shape);
+  return sum / double(shapes.size());
 }
 
 /// FLOPs of the linear term of one block at a rate: phi on both sides and the sums.
@@ -71,6 +86,9 @@ StagePlanner::StagePlanner(const Config& config, const ModelSizes& model, const 
     clips_ = shapes_split_size(*split);
   if (clips_ == 0)
     notes_.push_back("data.count = 0 (all clips): encoding and shards are not counted, set it to count them");
+  if (std::ssize(clip_shapes(config.data)) > 1)
+    notes_.push_back(
+        "data.buckets: clips are counted as if every bucket got as many; memory is that of the largest");
   const Budget budget = parse_budget(config.select.budget);
   if (config.select.mode == "softmax") {
     budget_share_ = 1;
@@ -244,26 +262,31 @@ PlanStage StagePlanner::distill() const {
 
 /// VAE and text encoder, once a clip; the teacher was let go. Shards: latents and text rows in bf16.
 PlanStage StagePlanner::encode() const {
-  const DataSection& d = config_.data;
-  PlanStage stage{.name = "encode", .unit = "clips", .units = d.shards.empty() ? clips_ : 0};
-  stage.clip = {d.frames, d.height, d.width};
+  const std::vector<ClipShape> shapes = clip_shapes(config_.data);
+  const ClipShape most = largest(shapes, [](const ClipShape& c) { return std::pair(c.height * c.width, c); });
+  PlanStage stage{.name = "encode", .unit = "clips", .units = encodes_own(config_.data) ? clips_ : 0};
+  stage.clip = {most.frames, most.height, most.width};
   stage.parallel = std::max<int64_t>(1, stage.units);
   const double clips = double(stage.units);
-  stage.flops = clips * (vae_encode_flops(model_.vae, d.frames, d.height, d.width) +
-                         text_encoder_flops(model_.text_encoder, model_.text_tokens));
+  stage.flops =
+      clips *
+      (mean(shapes,
+            [&](const ClipShape& c) { return vae_encode_flops(model_.vae, c.frames, c.height, c.width); }) +
+       text_encoder_flops(model_.text_encoder, model_.text_tokens));
   stage.memory = {text_encoder(), vae()};
   stage.memory.push_back(
-      {"VAE's features of 4 frames", 6 * fp32 * double(model_.vae.base_dim * 4 * d.height * d.width)});
+      {"VAE's features of 4 frames", 6 * fp32 * double(model_.vae.base_dim * 4 * most.height * most.width)});
+  const double latents = mean(
+      shapes, [&](const ClipShape& c) { return latent_elements(model_.vae, c.frames, c.height, c.width); });
   stage.disk = {
-      {"latents, bf16", clips * bf16 * latent_elements(model_.vae, d.frames, d.height, d.width)},
+      {"latents, bf16", clips * bf16 * latents},
       {"text rows, bf16 (at most)", clips * bf16 * double(model_.text_tokens * model_.transformer.text_dim)}};
-  if (is_web_dataset(d.videos)) {  // encoded already; a shard is gathered in memory, and joined
+  if (is_web_dataset(config_.data.videos)) {  // encoded already; a shard is gathered in memory, and joined
     constexpr double kSamples = 256;
     stage.flops = 0;
-    stage.memory = {{"two copies of a tar shard's 256 samples, bf16",
-                     2 * kSamples * bf16 *
-                         (latent_elements(model_.vae, d.frames, d.height, d.width) +
-                          double(model_.text_tokens * model_.transformer.text_dim))}};
+    stage.memory = {
+        {"two copies of a tar shard's 256 samples, bf16",
+         2 * kSamples * bf16 * (latents + double(model_.text_tokens * model_.transformer.text_dim))}};
   }
   return stage;
 }
@@ -275,12 +298,17 @@ PlanStage StagePlanner::encode() const {
 /// being written.
 PlanStage StagePlanner::finetune() const {
   const FinetuneSection& f = config_.finetune;
-  const DataSection& d = config_.data;
-  const CostGeometry g = geometry(d);
+  const std::vector<ClipShape> shapes = clip_shapes(config_.data);
+  const ClipShape most =
+      largest(shapes, [&](const ClipShape& c) { return std::pair(geometry(c).tokens, c); });
+  const CostGeometry g = geometry(most);
   PlanStage stage{.name = "finetune", .unit = "steps", .units = f.iterations};
-  stage.clip = {d.frames, d.height, d.width};
+  stage.clip = {most.frames, most.height, most.width};
   stage.parallel = f.global_batch;  // clips of a step
-  const double clip = 3 * student_flops(g) + (f.teacher_weight > 0 ? transformer_flops(g) : 0);
+  const double clip = mean(shapes, [&](const ClipShape& c) {
+    const CostGeometry of = geometry(c);
+    return 3 * student_flops(of) + (f.teacher_weight > 0 ? transformer_flops(of) : 0);
+  });
   stage.flops = double(f.iterations * f.global_batch) * clip;
   if (f.iterations == 0) return stage;
 

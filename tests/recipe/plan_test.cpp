@@ -241,6 +241,35 @@ TEST(Plan, WhatIsNamedAsRemedyFits) {
   expect("generate", 10.5, "it fits with --model.stream=yes --generate.frames=");
 }
 
+/// Memory is that of the largest bucket, FLOPs those of the mean; the remedy is to do without the largest.
+TEST(Plan, BucketsAreCountedByTheLargest) {
+  Config single = paper();
+  const Plan whole = make_plan(single, wan(), unit_machine());
+  Config config = paper();
+  config.data.buckets = "41x480x832,81x480x832";
+  const Plan plan = make_plan(config, wan(), unit_machine());
+  for (const std::string stage : {"encode", "finetune"})
+    EXPECT_DOUBLE_EQ(stage_of(plan, stage).memory_bytes(), stage_of(whole, stage).memory_bytes()) << stage;
+  EXPECT_EQ(stage_of(plan, "finetune").clip, (std::vector<int64_t>{81, 480, 832}));
+  single.data.frames = 41;
+  const Plan half = make_plan(single, wan(), unit_machine());
+  EXPECT_NEAR(stage_of(plan, "finetune").flops,
+              (stage_of(whole, "finetune").flops + stage_of(half, "finetune").flops) / 2,
+              1e-9 * stage_of(plan, "finetune").flops);
+  EXPECT_NEAR(stage_of(plan, "encode").disk_bytes(),
+              (stage_of(whole, "encode").disk_bytes() + stage_of(half, "encode").disk_bytes()) / 2, 1);
+  EXPECT_TRUE(std::ranges::any_of(
+      plan.notes, [](const std::string& note) { return note.find("data.buckets") != std::string::npos; }));
+  config.finetune.precision = "bf16";
+  EXPECT_NE(fault_of(config, 80, "finetune").find("it fits with --data.buckets=41x480x832"),
+            std::string::npos)
+      << fault_of(config, 80, "finetune");
+  config.data.shards = "elsewhere";
+  EXPECT_EQ(stage_of(make_plan(config, wan(), unit_machine()), "encode").units, 0);
+  config.data.shards = "elsewhere,own";
+  EXPECT_GT(stage_of(make_plan(config, wan(), unit_machine()), "encode").units, 0);
+}
+
 TEST(Plan, TotalsAndJsonAgree) {
   const Plan plan = make_plan(paper(), wan(), unit_machine());
   const nlohmann::ordered_json json = plan_json(plan);
