@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "base/log.h"
 #include "base/signals.h"
+#include "recipe/check_set.h"
 #include "recipe/recipe.h"
 #include "recipe/selection.h"
 #include "storage/atomic_file.h"
@@ -41,6 +42,15 @@ ExitCode select_alone(Context& context) {
                        100 * selection.cost / selection.softmax_cost,
                        selection.optimal ? "proven optimal" : fmt::format("bound {:.6g}", selection.bound)));
   return ExitCode::done;
+}
+
+// `encode --check`: no run, no model.
+ExitCode check_alone(Context& context) {
+  const SetReport report = check_set(context.session, context.config,
+                                     context.options.has("decode") ? ClipLook::decode : ClipLook::probe,
+                                     context.options.text("output", ""));
+  if (context.session.rank() == 0) fmt::print("{}", set_report_text(report));
+  return report.usable() > 0 ? ExitCode::done : ExitCode::data;
 }
 
 }  // namespace
@@ -96,8 +106,24 @@ Command report_command() {
 }
 
 Command encode_command() {
-  return stage_command("encode", "videos + captions, or tar shards of latents, to latent shards",
-                       make_latents);
+  Command command =
+      stage_command("encode", "videos + captions, or tar shards of latents, to latent shards", make_latents);
+  const auto encode = command.run;
+  command.run = [encode](Context& context) {
+    const CommandLine& options = context.options;
+    if (options.has("check")) {
+      release_stop_signals();
+      return check_alone(context);
+    }
+    if (options.has("decode") || options.has("output"))
+      fail_usage("encode: --decode and --output go with --check");
+    return encode(context);
+  };
+  command.options = {
+      {"check", "", "look at the set that data.videos names, make nothing; needs no model", false},
+      {"decode", "", "with --check: read all frames of every clip, not its header alone", false},
+      {"output", "FILE", "with --check: list what is left out, with the reasons", false}};
+  return command;
 }
 
 Command select_command() {
