@@ -187,16 +187,16 @@ def test_a_killed_rank_loses_only_its_shard(tmp_path):
     directory, videos = tmp_path / "run", tmp_path / "tars"
     videos.mkdir()
     write_tar(videos / "shard_0000.tar", [file for i in range(8) for file in members(f"{i}", i)])
-    for i in range(1, 60):
-        shutil.copy(videos / "shard_0000.tar", videos / f"shard_{i:04d}.tar")
+    for i in range(1, 240):  # enough that the kill comes before the end
+        os.link(videos / "shard_0000.tar", videos / f"shard_{i:04d}.tar")
     options = [f"--data.videos={videos}"]
     line = command(directory, 2, *SMALLER, *options, stage="encode")
-    kill_when(line, "data/latents/*.h5", directory, 2)
-    kept = {path: path.stat().st_mtime_ns for path in directory.glob("data/latents/*.h5")}
-    assert len(kept) < 60 and not (directory / "data/latents/index.json").exists()
+    kill_when(line, "data/latents/latents-*.h5", directory, 1)
+    kept = {path: path.stat().st_mtime_ns for path in directory.glob("data/latents/latents-*.h5")}
+    assert len(kept) < 240 and not (directory / "data/latents/index.json").exists()
     refused(stage("finetune", directory, *options), 74)
     done(stage("encode", directory, *options, ranks=2))
-    assert len(list(directory.glob("data/latents/*.h5"))) == 60
+    assert len(list(directory.glob("data/latents/latents-*.h5"))) == 240
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished shards were made again"
 
 
@@ -238,8 +238,8 @@ def test_the_teachers_clips_become_a_set(synthetic):
 def test_a_killed_set_continues_with_other_ranks_to_the_same_bits(synthetic, tmp_path):
     directory, output = tmp_path / "run", tmp_path / "set"
     options = ["--to=shards", f"--output={output}", *SYNTHETIC]
-    kill_when(command(directory, 2, *SMALLER, *options, stage="generate"), "samples/teacher/*.h5", directory, 20)
-    kept = {path: path.stat().st_mtime_ns for path in directory.glob("samples/teacher/*.h5")}
+    kill_when(command(directory, 2, *SMALLER, *options, stage="generate"), "samples/teacher/sample-*.h5", directory, 5)
+    kept = {path: path.stat().st_mtime_ns for path in directory.glob("samples/teacher/sample-*.h5")}
     assert not output.exists() or not list(output.glob("*.h5"))
     done(stage("generate", directory, *options))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished clips were made again"
