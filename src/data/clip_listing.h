@@ -28,7 +28,7 @@ class DropTally {
 };
 
 /// A set of captioned videos that may be too large for memory: the filters and the choice of `count` clips by
-/// what the annotations say, nothing opened. Both passes stream the annotations; between them 24 bytes a
+/// what the annotations say, nothing opened. Both passes stream the annotations; between them 16 bytes a
 /// chosen clip are kept, none where all are taken.
 ///
 /// The choice ("least-key-1"): every usable record has a key, the first 64 bits of Philox of the seed at its

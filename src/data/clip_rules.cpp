@@ -158,7 +158,7 @@ ClipVerdict judge(const ClipSource& source, const ClipRules& rules) {
     return dropped("too short", fmt::format("{:.3f} s, {} frames at {} a second last longer", source.seconds,
                                             fewest, rules.fps));
   const bool sized = source.height > 0 && source.width > 0;
-  if (sized && rules.most_aspect > 0 && aspect_distance(source, *best) > std::log(rules.most_aspect))
+  if (sized && rules.most_aspect > 0 && aspect_distance(source, *best) > std::log(rules.most_aspect) + 1e-8)
     return dropped("aspect ratio",
                    fmt::format("{}x{} (height x width) is more than {} times off {} (data.most_aspect)",
                                source.height, source.width, rules.most_aspect, to_string(*best)));

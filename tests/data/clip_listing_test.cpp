@@ -74,7 +74,7 @@ TEST_F(ClipListingTest, TheChoiceDependsOnNoOrderAndOnNoOtherRecord) {
   const auto tall = taken(listing(30, 0, {.buckets = {{5, 16, 16}}, .least_height = 82}));
   EXPECT_EQ(tall.size(), 30u);
   for (const std::string& id : ids)
-    if (id >= "050.mp4") EXPECT_EQ(std::count(tall.begin(), tall.end(), id), 1) << id;
+    EXPECT_TRUE(id < "050.mp4" || std::count(tall.begin(), tall.end(), id) == 1) << id;
 }
 
 TEST_F(ClipListingTest, WindowsOfOneVideoAreSeveralRecords) {

@@ -6,7 +6,7 @@ namespace surgery {
 namespace {
 
 ClipSource source_of(int64_t height, int64_t width, double seconds = 20) {
-  return {.height = height, .width = width, .seconds = seconds};
+  return {.height = height, .width = width, .seconds = seconds, .aesthetic = {}};
 }
 
 /// The bucket's text, or why there is none.
@@ -114,8 +114,10 @@ TEST(ClipRules, TheDecodersLengthIsThatOfTheCut) {
   EXPECT_EQ(decoded_source(info, {}, Box{0, 100, 0, 50}, {}).height, 50);
   info.duration_seconds = 0, info.frames = 50;
   EXPECT_EQ(decoded_source(info, {}, {}, {}).seconds, 2);
-  info.pixel_aspect = 2, info.width = 640;  // shown 1280 wide
-  EXPECT_FALSE(judge(decoded_source(info, {}, {}, {}), {.buckets = {{5, 720, 640}}}).enlarged);
+  info.duration_seconds = 4, info.width = 640;
+  EXPECT_FALSE(judge(decoded_source(info, {}, {}, {}), {.buckets = {{5, 480, 480}}}).enlarged);
+  info.pixel_aspect = 2;  // shown 1280 wide: a square of it is 360 stored pixels wide
+  EXPECT_TRUE(judge(decoded_source(info, {}, {}, {}), {.buckets = {{5, 480, 480}}}).enlarged);
 }
 
 }  // namespace
