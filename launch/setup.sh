@@ -24,7 +24,7 @@ esac
 
 packages+=(g++ cmake ninja-build ccache mold git pkg-config python3-venv
           openmpi-bin libopenmpi-dev libhdf5-dev libboost-program-options-dev nlohmann-json3-dev libxxhash-dev
-          libsentencepiece-dev libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libgtest-dev)
+          libsentencepiece-dev libutf8proc-dev libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libgtest-dev)
 
 install_packages() {
   [[ ${SURGERY_SKIP_APT:-0} != 1 && -e /etc/debian_version ]] || return 0

@@ -130,7 +130,8 @@ void add_distillation(std::vector<ConfigOption>& table) {
       .one_of(sampler_names())
       .add("schedule", &T::schedule, "", "noise levels and timesteps, as the named program sets them")
       .one_of(schedule_names())
-      .add("negative_prompt", &T::negative_prompt, "", "text of the unconditional branch")
+      .add("negative_prompt", &T::negative_prompt, "",
+           "text of the unconditional branch, or @FILE that holds it")
       .add("source", &T::source, "", "latent = cached latents, teacher replayed; live = nothing cached")
       .one_of({"latent", "live"});
   using D = DistillSection;
@@ -288,7 +289,8 @@ void add_generation(std::vector<ConfigOption>& table) {
            "safetensors file: tensor noise [clips, 16, frames/4+1, height/8, width/8], the clips' initial "
            "noise; "
            "empty = drawn by run.seed")
-      .add("negative_prompt", &G::negative_prompt, "", "text of the unconditional branch")
+      .add("negative_prompt", &G::negative_prompt, "",
+           "text of the unconditional branch, or @FILE that holds it")
       .clip("the generated clips");
   SectionTable<EvaluateSection>(table, "evaluate", &Config::evaluate)
       .add("shapes_score", &EvaluateSection::shapes_score, "", "score clips of the shapes world");

@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "recipe/artifact.h"
 #include "recipe/finetune_checkpoint.h"
+#include "recipe/negative_prompt.h"
 #include "recipe/sampling.h"
 #include "storage/atomic_file.h"
 #include "storage/hdf5_file.h"
@@ -95,11 +96,12 @@ std::vector<std::string> sample_fingerprints(Recipe& recipe, const Selection& se
   std::string noise;
   if (!g.noise.empty() && recipe.session.rank() == 0) noise = " " + hash_file(g.noise);
   noise = recipe.session.world().broadcast_text(noise, 0);
+  const std::string negative = negative_prompt(g.negative_prompt);
   std::vector<std::string> fingerprints;
   for (const Prompt& prompt : prompts)
     for (int64_t i = 0; i < g.samples; ++i)
       fingerprints.push_back(make_fingerprint(
-          {"sample-1", model, recipe.text_rows_hash(), recipe.vae_hash(), prompt.text, g.negative_prompt,
+          {"sample-1", model, recipe.text_rows_hash(), recipe.vae_hash(), prompt.text, negative,
            fmt::format("{} {} {}{}", fingerprints.size(), recipe.config.run.seed, sampling_text(g), noise)}));
   return fingerprints;
 }

@@ -4,6 +4,9 @@
 #include <array>
 #include <cstdint>
 
+#include "base/utf8.h"
+#include "wan/unicode.h"
+
 namespace surgery {
 namespace {
 
@@ -151,21 +154,34 @@ size_t take_named(std::string_view rest, std::string& out) {
   return 0;
 }
 
-}  // namespace
-
-void append_utf8(std::string& text, char32_t code) {
-  const auto put = [&](char32_t byte) { text += static_cast<char>(byte); };
-  if (code < 0x80) {
-    put(code);
-  } else if (code < 0x800) {
-    put(0xC0 | code >> 6), put(0x80 | (code & 0x3F));
-  } else if (code < 0x10000) {
-    put(0xE0 | code >> 12), put(0x80 | (code >> 6 & 0x3F)), put(0x80 | (code & 0x3F));
-  } else {
-    put(0xF0 | code >> 18), put(0x80 | (code >> 12 & 0x3F)), put(0x80 | (code >> 6 & 0x3F)),
-        put(0x80 | (code & 0x3F));
+/// Replaces `character` by what a reference "&...;" stands for, if it is one.
+bool resolve_closed(std::string_view reference, std::string& character) {
+  if (reference[1] == '#') {
+    const std::string unescaped = html_unescape(reference);
+    if (unescaped.find(';') != std::string::npos) return false;
+    character = unescaped;
+    return true;
   }
+  const std::string_view name = reference.substr(1, reference.size() - 2);
+  const Entity* entity = find_entity(name);
+  if (entity != nullptr) {
+    character.clear();
+    append_utf8(character, entity->code_point);
+    return true;
+  }
+  // Text that was put in capitals as a whole, names of entities included.
+  std::string lower(name);
+  for (char& c : lower) {
+    if (c >= 'a' && c <= 'z') return false;
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  entity = find_entity(lower);
+  if (entity == nullptr) return false;
+  character = to_utf8(to_upper(entity->code_point));
+  return true;
 }
+
+}  // namespace
 
 std::string html_unescape(std::string_view text) {
   std::string out;
@@ -178,6 +194,29 @@ std::string html_unescape(std::string_view text) {
     const size_t taken = numeric ? take_numeric(text.substr(2), out) : take_named(text.substr(1), out);
     if (taken == 0) out += '&';
     text.remove_prefix(taken == 0 ? 1 : taken + (numeric ? 2 : 1));
+  }
+  return out;
+}
+
+std::string unescape_closed_entities(std::string_view text) {
+  constexpr size_t kLongest = 24;  // letters and digits of a reference that is taken for one
+  constexpr std::string_view kAlphanumeric = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+  std::string out;
+  while (!text.empty()) {
+    const size_t ampersand = std::min(text.find('&'), text.size());
+    out += text.substr(0, ampersand);
+    text.remove_prefix(ampersand);
+    if (text.empty()) break;
+    const bool numeric = text.size() > 1 && text[1] == '#';
+    const size_t begin = numeric ? 2 : 1,
+                 end = std::min(text.find_first_not_of(kAlphanumeric, begin), text.size());
+    std::string character = "&";
+    size_t taken = 1;
+    if (end > begin && end - begin <= kLongest && end < text.size() && text[end] == ';' &&
+        resolve_closed(text.substr(0, end + 1), character))
+      taken = end + 1;
+    out += character;
+    text.remove_prefix(taken);
   }
   return out;
 }

@@ -62,12 +62,12 @@ class TextEncoder {
 /// Every parameter's name (transformers') and shape at a configuration.
 std::map<std::string, std::vector<int64_t>> text_encoder_parameter_shapes(const TextEncoderConfig& config);
 
-/// Wan's text cleaning (diffusers' WanPipeline, without ftfy): HTML-unescape twice, collapse whitespace,
-/// strip. Error{data} if not UTF-8.
+/// Wan's text cleaning (its own tokenizer's and diffusers'): fix_text (wan/fix_text.h), HTML-unescape twice,
+/// collapse whitespace, strip. Error{data} if not UTF-8.
 std::string clean_prompt(const std::string& prompt);
 
 /// SentencePiece unigram with Wan's contract: clean, encode, append EOS (1), truncate to model_max_length
-/// incl. EOS.
+/// incl. EOS. The ids are those of transformers' fast tokenizer (what differs: tokenizer.cpp).
 class Tokenizer {
  public:
   /// spiece.model and tokenizer_config.json, from a folder that holds tokenizer/ or google/umt5-xxl/ (the

@@ -17,6 +17,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
 constexpr const char* kModel = "spiece.model";
+constexpr const char* kFast = "tokenizer.json";
 constexpr const char* kConfig = "tokenizer_config.json";
 constexpr int64_t kWanLength = 512;
 
@@ -80,7 +81,23 @@ std::string train_model(const std::vector<std::string>& lines, int64_t vocab_siz
 struct Tokenizer::State {
   sentencepiece::SentencePieceProcessor processor;
   int64_t max_length = kWanLength;
+  bool bytes = false;  ///< what no piece holds becomes its bytes' pieces, not one unknown piece
 };
+
+namespace {
+
+/// Whether the encoder was trained with bytes for what no piece holds. spiece.model alone does not tell: Wan
+/// and diffusers read tokenizer.json, and transformers' conversion of such a model leaves the bytes out.
+bool keeps_bytes(const sentencepiece::SentencePieceProcessor& processor, const fs::path& folder) {
+  bool any = false;
+  for (int id = 0; id < processor.GetPieceSize() && !any; ++id) any = processor.IsByte(id);
+  std::error_code error;
+  if (!any || !fs::exists(folder / kFast, error)) return false;
+  const Json fast = read_json_file((folder / kFast).string());
+  return fast.is_object() && fast.value("/model/byte_fallback"_json_pointer, Json(false)) == true;
+}
+
+}  // namespace
 
 Tokenizer::Tokenizer() : state_(std::make_unique<State>()) {}
 Tokenizer::~Tokenizer() = default;
@@ -99,14 +116,24 @@ Tokenizer Tokenizer::load(const fs::path& folder) {
            "{}: has no end-of-sequence piece (the encoder was trained with one): take the tokenizer of the "
            "text encoder",
            (inside / kModel).string());
+  state.bytes = keeps_bytes(state.processor, inside);
   return tokenizer;
 }
 
+// transformers' fast tokenizer differs in three ways. "</s>", "<pad>" or "<extra_id_0>" written in a prompt
+// are tokens there, and text here. A written U+2581 is a space there. And of two orders of the same pieces
+// ("..", "." and ".", ".."), equally likely, this library takes the one that rounding in fp32 favours.
 std::vector<int64_t> Tokenizer::encode(const std::string& prompt) const {
   std::vector<int> pieces;
   const auto status = state_->processor.Encode(clean_prompt(prompt), &pieces);
   VALIDATE(status.ok(), "prompt cannot be tokenised: {}", status.ToString());
-  std::vector<int64_t> ids(pieces.begin(), pieces.end());
+  std::vector<int64_t> ids;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const bool byte = !state_->bytes && state_->processor.IsByte(pieces[i]);
+    if (!byte) ids.push_back(pieces[i]);
+    if (byte && (i == 0 || !state_->processor.IsByte(pieces[i - 1])))
+      ids.push_back(state_->processor.unk_id());  // one for the whole stretch
+  }
   ids.resize(std::min(ids.size(), static_cast<size_t>(state_->max_length - 1)));
   ids.push_back(state_->processor.eos_id());
   return ids;

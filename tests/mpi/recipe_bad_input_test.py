@@ -420,7 +420,7 @@ def test_a_prompt_file_of_forward_is_named_with_its_line(model, tmp_path):
 
 @pytest.mark.parametrize("option,code,words", [
     ("--generate.prompts={}/prompts.txt", DATA, "line 1 is not UTF-8"), ("--data.videos={}/data.txt", IO, "no such"),
-    ("--select.budget=1000", USAGE, "select.budget"), ("--select.budget=11xR4", USAGE, "but the model has 10"),
+    ("--generate.negative_prompt=@{}/none.txt", IO, "no such"), ("--select.budget=1000", USAGE, "select.budget"), ("--select.budget=11xR4", USAGE, "but the model has 10"),
     ("--select.pins=12=1", USAGE, "select.pins")])
 def test_a_run_refuses_at_its_start_what_a_late_stage_could_not_use(tmp_path, option, code, words):
     (tmp_path / "prompts.txt").write_bytes(b"\xff\n")

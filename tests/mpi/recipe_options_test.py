@@ -228,6 +228,30 @@ def test_a_prompt_is_embedded_once(base, tmp_path):
     assert hashes(directory, pattern) == hashes(tmp_path / "alone", pattern)
 
 
+def test_a_negative_prompt_is_its_text_wherever_it_lies(tmp_path):
+    """A file gives the same trajectories as its text, and not another's; the finished run tells where it was."""
+    file, directory = tmp_path / "negative.txt", tmp_path / "run"
+    few = ["--trajectories.count=1", "--trajectories.steps=2"]
+    file.write_text("blurry, a red square\n")
+    said = run(directory, 1, *few, f"--trajectories.negative_prompt=@{file}", stage="cache")
+    assert "trajectories: 2 made" in said
+    with h5py.File(directory / "cache/trajectory-000000.h5") as trajectory:
+        negative = numpy.array(trajectory["negative_text"])
+    rows = {}
+    for path in (directory / "text").glob("*.h5"):
+        with h5py.File(path) as text:
+            rows[bytes(text["prompt"]).decode()] = numpy.array(text["text"])
+    assert numpy.array_equal(rows["blurry, a red square"], negative) and len(rows) == 3
+    assert f"negative_prompt = @{file}" in (directory / "config.cfg").read_text()
+    before = hashes(directory, ["cache/*.h5"])
+    said = run(directory, 1, *few, "--trajectories.negative_prompt=blurry, a red square", stage="cache")
+    assert "trajectories: 0 made" in said and hashes(directory, ["cache/*.h5"]) == before
+    file.write_text("sharp\n")
+    other = subprocess.run(command(directory, 1, *few, f"--trajectories.negative_prompt=@{file}", stage="cache"),
+                           env=environment(), capture_output=True, text=True)
+    assert other.returncode == 65 and hashes(directory, ["cache/*.h5"]) == before, other.stdout + other.stderr
+
+
 def latents_of(directory, index):
     with h5py.File(directory / f"samples/teacher/sample-{index:06d}.h5") as file:
         return numpy.array(file["latents"])

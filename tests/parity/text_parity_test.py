@@ -5,7 +5,6 @@ Environment: SURGERY_BINARY, the program; TRAIN_TOKENIZER_PROGRAM, the tests' pr
 """
 import json
 import os
-import pathlib
 import subprocess
 
 import pytest
@@ -13,6 +12,7 @@ import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from measured import agree, difference
 from safetensors.torch import load_file, save_file
+from texts import vbench
 from transformers import AutoTokenizer, T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 BINARY = os.environ["SURGERY_BINARY"]
@@ -28,20 +28,11 @@ CONFIGURATIONS = {
                           relative_attention_num_buckets=16, relative_attention_max_distance=50),
     "other-epsilon": dict(vocab_size=60, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, layer_norm_epsilon=0.1),
 }
-BUILT_IN_PROMPTS = [f"a {size} {colour} {thing} {verb} {place}" for size in ("small", "large") for colour in
-                    ("red", "green", "blue", "golden") for thing in ("bird", "car", "teddy bear", "lighthouse", "train")
-                    for verb, place in (("moving", "in the snow"), ("resting", "under an umbrella"),
-                                        ("spinning", "at sunset, 4K"), ("waiting", "near a café, Van Gogh's style"),
-                                        ("falling", "from the sky; cinematic"))]
 
 
 def prompts():
-    """200 prompts of VBench where its list lies beside the sources, else as many of our own."""
-    source = os.environ.get("SURGERY_SOURCE", pathlib.Path(__file__).parents[2])
-    listing = pathlib.Path(source, "../shared/data/vbench/all_dimension.txt")
-    lines = listing.read_text("utf-8").splitlines() if listing.exists() else BUILT_IN_PROMPTS
-    lines = [line for line in lines if line.strip()]
-    return lines[::max(1, len(lines) // 200)][:200]
+    """200 of VBench's prompts, else of our own."""
+    return vbench()[::max(1, len(vbench()) // 200)][:200]
 
 
 def draw(settings, seed=0):
@@ -59,7 +50,7 @@ def draw(settings, seed=0):
     return model
 
 
-def forward(model, folder, tensors=None, prompt=None):
+def forward(model, folder, tensors=None, prompt=None, precision=None):
     """Exit code and either the output tensors or what was printed."""
     source, target = folder / "input.safetensors", folder / "output.safetensors"
     target.unlink(missing_ok=True)
@@ -69,6 +60,8 @@ def forward(model, folder, tensors=None, prompt=None):
         command += ["--input", source]
     if prompt is not None:
         command += ["--prompt", prompt]
+    if precision is not None:
+        command += ["--precision", precision]
     result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
     if result.returncode != DONE:
         assert not target.exists(), "an output was left behind by a failed run"

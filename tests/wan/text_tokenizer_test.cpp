@@ -127,7 +127,9 @@ TEST(CleanPrompt, FollowsTheReference) {
                          "c "),
             "a b c");
   EXPECT_EQ(clean_prompt("Tom &amp;amp; Jerry"), "Tom & Jerry") << "unescaped twice";
-  EXPECT_EQ(clean_prompt("&amp;amp;amp;"), "&amp;") << "and no more than twice";
+  EXPECT_EQ(clean_prompt("&amp;amp;amp;"), "&") << "by fix_text until nothing is left";
+  EXPECT_EQ(clean_prompt("<&amp;amp;amp;"), "<&amp;") << "where there is a '<', twice and no more";
+  EXPECT_EQ(clean_prompt("it\xC3\xA2\xE2\x82\xAC\xE2\x84\xA2s\x01 &lt;b&gt;"), "it's <b>");
   EXPECT_EQ(clean_prompt("UPPER, lower!"), "UPPER, lower!");
   EXPECT_EQ(clean_prompt(""), "");
   EXPECT_EQ(clean_prompt("&#32;&nbsp;x"), "x");
