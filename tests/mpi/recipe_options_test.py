@@ -231,7 +231,7 @@ def test_a_prompt_is_embedded_once(base, tmp_path):
 def test_a_negative_prompt_is_its_text_wherever_it_lies(tmp_path):
     """A file gives the same trajectories as its text, and not another's; the finished run tells where it was."""
     file, directory = tmp_path / "negative.txt", tmp_path / "run"
-    few = ["--trajectories.count=1", "--trajectories.steps=2"]
+    few = ["--trajectories.count=1", "--trajectories.steps=3"]
     file.write_text("blurry, a red square\n")
     said = run(directory, 1, *few, f"--trajectories.negative_prompt=@{file}", stage="cache")
     assert "trajectories: 2 made" in said
@@ -245,11 +245,11 @@ def test_a_negative_prompt_is_its_text_wherever_it_lies(tmp_path):
     assert f"negative_prompt = @{file}" in (directory / "config.cfg").read_text()
     before = hashes(directory, ["cache/*.h5"])
     said = run(directory, 1, *few, "--trajectories.negative_prompt=blurry, a red square", stage="cache")
-    assert "trajectories: 0 made" in said and hashes(directory, ["cache/*.h5"]) == before
+    assert "trajectories: nothing to make, 2 reused" in said and hashes(directory, ["cache/*.h5"]) == before
     file.write_text("sharp\n")
     other = subprocess.run(command(directory, 1, *few, f"--trajectories.negative_prompt=@{file}", stage="cache"),
                            env=environment(), capture_output=True, text=True)
-    assert other.returncode == 65 and hashes(directory, ["cache/*.h5"]) == before, other.stdout + other.stderr
+    assert other.returncode == 64 and hashes(directory, ["cache/*.h5"]) == before, other.stdout + other.stderr
 
 
 def latents_of(directory, index):
