@@ -93,7 +93,9 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         torch.manual_seed(0)
-        UMT5EncoderModel(UMT5Config(**XXL)).save_pretrained(folder / "text_encoder", max_shard_size="100GB")
+        model = UMT5EncoderModel(UMT5Config(**XXL)).to(DTYPES[options.precision])  # nothing to convert in either
+        model.save_pretrained(folder / "text_encoder", max_shard_size="100GB")
+        del model
         rows = [measure(os.environ["SURGERY_BINARY"], folder, case, options.precision, options.threads, options.rounds)
                 for case in options.case or CASES]
     if options.json:

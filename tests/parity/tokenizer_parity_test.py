@@ -77,7 +77,8 @@ def test_ids_are_the_fast_tokenizers(trained):
     assert not (wrong := differing(cleaned, ours, expected)), wrong[:3]
     reordered = [(text, mine, theirs) for text, mine, theirs in zip(cleaned, ours, expected) if mine != theirs]
     # fp32 sums of equal probabilities: only repeated characters ("...") can be cut so.
-    assert len(reordered) <= 5 and all("..." in text or "aaa" in text or "?!?" in text for text, *_ in reordered), reordered[:2]
+    repeats = ("…", "...", "aaa", "?!?")
+    assert len(reordered) < len(texts) / 100 and all(any(r in text for r in repeats) for text, *_ in reordered), reordered[:2]
     assert any(UNKNOWN in ids for ids in ours), "unknown characters must occur, or the comparison is blind to them"
     assert [END] in ours and any(len(ids) == LIMIT for ids in ours)
     # Wan's negative prompt, with its full-width commas.
@@ -129,10 +130,11 @@ def test_tokens_written_in_a_prompt_are_text(trained):
     texts = [text for text in HOSTILE if any(token in text for token in TOKENS_IN_TEXT)]
     assert len(texts) >= 4
     reference = fast(trained)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(trained / "spiece.model")).vocab_size()
     for text, mine in zip(texts, ask("ids", texts, trained)):
         theirs = cut(reference.encode(prompt_clean(text)).ids)
         assert mine != theirs and mine.count(END) == 1 and mine[-1] == END and 0 not in mine and 2 not in mine
-        assert max(theirs) >= 1500 or theirs.count(END) > 1 or 0 in theirs
+        assert max(theirs) >= pieces or theirs.count(END) > 1 or 0 in theirs
 
 
 def test_the_longest_prompts_end_with_their_end(trained):
