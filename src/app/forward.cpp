@@ -95,6 +95,13 @@ bool stream_option(const CommandLine& options, double weights) {
   return streams_blocks(word, weights, host_memory());
 }
 
+at::ScalarType precision_option(const CommandLine& options) {
+  const std::string name = options.text("precision", "fp32");
+  if (name == "fp32") return at::kFloat;
+  if (name == "bf16") return at::kBFloat16;
+  fail_usage("precision \"{}\" is unknown: choose fp32 or bf16", name);
+}
+
 Command forward_command() {
   return {
       "forward",

@@ -32,6 +32,8 @@ const at::Tensor& input_tensor(const TensorMap& input, const std::string& name);
 const at::Tensor& finite_input(const TensorMap& input, const std::string& name);
 
 at::Device device_option(const CommandLine& options);  ///< --device; Error{usage} when there is none
+/// --precision of a part that rounds in one way only: fp32 or bf16.
+at::ScalarType precision_option(const CommandLine& options);
 /// --stream, for weights of so many bytes.
 bool stream_option(const CommandLine& options, double weights);
 
