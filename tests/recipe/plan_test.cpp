@@ -260,7 +260,7 @@ TEST(Plan, BucketsAreCountedByTheLargest) {
               (stage_of(whole, "encode").disk_bytes() + stage_of(half, "encode").disk_bytes()) / 2, 1);
   EXPECT_TRUE(std::ranges::any_of(
       plan.notes, [](const std::string& note) { return note.find("data.buckets") != std::string::npos; }));
-  config.finetune.precision = "bf16";
+  config.finetune.precision = "bf16-diffusers";
   EXPECT_NE(fault_of(config, 80, "finetune").find("it fits with --data.buckets=41x480x832"),
             std::string::npos)
       << fault_of(config, 80, "finetune");
