@@ -1,9 +1,12 @@
 #include "wan/channel_norm.h"
 
+#include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
+
+#include "base/errors.h"
 
 namespace surgery {
 namespace {
@@ -14,30 +17,59 @@ constexpr int64_t kLanes = 8;
 
 /// Sum of a_i * b_i, in lanes that the compiler can keep in vector registers.
 template <class T>
-T dot(const T* a, const T* b, int64_t count) {
-  T lanes[kLanes] = {};
+at::opmath_type<T> dot(const T* a, const T* b, int64_t count) {
+  using Wide = at::opmath_type<T>;
+  Wide lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += a[i + lane] * b[i + lane];
+    for (int64_t lane = 0; lane < kLanes; ++lane)
+      lanes[lane] += static_cast<Wide>(a[i + lane]) * static_cast<Wide>(b[i + lane]);
   }
-  T sum = 0;
-  for (; i < count; ++i) sum += a[i] * b[i];
-  for (const T lane : lanes) sum += lane;
+  Wide sum = 0;
+  for (; i < count; ++i) sum += static_cast<Wide>(a[i]) * static_cast<Wide>(b[i]);
+  for (const Wide lane : lanes) sum += lane;
   return sum;
 }
 
 template <class T>
-T inverse_norm(const T* x, int64_t channels) {
-  return T{1} / std::max(std::sqrt(dot(x, x, channels)), static_cast<T>(kSmallestNorm));
+at::opmath_type<T> inverse_norm(const T* x, int64_t channels) {
+  using Wide = at::opmath_type<T>;
+  return Wide{1} / std::max(std::sqrt(dot(x, x, channels)), static_cast<Wide>(kSmallestNorm));
 }
 
 /// y = x / ||x|| * gain for rows of `channels` values.
 template <class T>
-void forward_rows(const T* x, const T* gain, T* y, int64_t rows, int64_t channels) {
+void forward_rows(const T* x, const at::opmath_type<T>* gain, T* y, int64_t rows, int64_t channels) {
+  using Wide = at::opmath_type<T>;
   for (int64_t row = 0; row < rows; ++row, x += channels, y += channels) {
-    const T inverse = inverse_norm(x, channels);
-    for (int64_t c = 0; c < channels; ++c) y[c] = x[c] * inverse * gain[c];
+    const Wide inverse = inverse_norm(x, channels);
+    for (int64_t c = 0; c < channels; ++c) y[c] = static_cast<T>(static_cast<Wide>(x[c]) * inverse * gain[c]);
   }
+}
+
+/// x and y channels last; gain in x's arithmetic (fp32 for bf16).
+void normalize_into(const at::Tensor& y, const at::Tensor& x, const at::Tensor& gain) {
+  const int64_t channels = x.size(1), rows = x.numel() / channels;
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "channel_norm", [&] {
+    const auto* from = x.const_data_ptr<scalar_t>();
+    const auto* by = gain.const_data_ptr<at::opmath_type<scalar_t>>();
+    auto* to = y.mutable_data_ptr<scalar_t>();
+    at::parallel_for(0, rows, kBlock, [&](int64_t begin, int64_t end) {
+      forward_rows(from + begin * channels, by, to + begin * channels, end - begin, channels);
+    });
+  });
+}
+
+/// Whether normalize_into knows the tensor's device and type.
+bool has_kernel(const at::Tensor& x) {
+  const auto type = x.scalar_type();
+  return x.is_cpu() && x.numel() > 0 && (type == at::kFloat || type == at::kDouble || type == at::kBFloat16);
+}
+
+/// sqrt(C) * gamma in the arithmetic of normalize_into.
+at::Tensor gain_of(const at::Tensor& gamma, const at::Tensor& x) {
+  const auto wide = x.element_size() < 4 ? at::kFloat : x.scalar_type();
+  return gamma.flatten().to(wide) * std::sqrt(static_cast<double>(x.size(1)));
 }
 
 /// With n = x / ||x||: dgain += dy n; dx = (dn - n (n . dn)) / ||x|| where dn = dy gain. `work` holds one
@@ -65,16 +97,8 @@ class ChannelNorm : public torch::autograd::Function<ChannelNorm> {
                             const at::Tensor& gain) {
     const auto x = input.contiguous(at::MemoryFormat::ChannelsLast);
     context->save_for_backward({x, gain});
-    auto y = at::empty_like(x);
-    const int64_t channels = x.size(1), rows = x.numel() / channels;
-    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "channel_norm", [&] {
-      const auto* from = x.const_data_ptr<scalar_t>();
-      const auto* by = gain.const_data_ptr<scalar_t>();
-      auto* to = y.mutable_data_ptr<scalar_t>();
-      at::parallel_for(0, rows, kBlock, [&](int64_t begin, int64_t end) {
-        forward_rows(from + begin * channels, by, to + begin * channels, end - begin, channels);
-      });
-    });
+    const auto y = at::empty_like(x);
+    normalize_into(y, x, gain);
     return y;
   }
 
@@ -109,13 +133,26 @@ class ChannelNorm : public torch::autograd::Function<ChannelNorm> {
 }  // namespace
 
 at::Tensor channel_norm(const at::Tensor& x, const at::Tensor& gamma) {
-  const auto gain = gamma.flatten() * std::sqrt(static_cast<double>(x.size(1)));
-  if (x.is_cpu() && x.numel() > 0 && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble)) {
-    return ChannelNorm::apply(x, gain);
+  const auto gain = gain_of(gamma, x);
+  if (has_kernel(x) && x.element_size() >= 4) return ChannelNorm::apply(x, gain);
+  if (has_kernel(x) && !at::GradMode::is_enabled()) {
+    const auto from = x.contiguous(at::MemoryFormat::ChannelsLast);
+    const auto y = at::empty_like(from);
+    normalize_into(y, from, gain);
+    return y;
   }
   const auto wide = x.element_size() < 4 ? x.to(at::kFloat) : x;
   const auto squares = (wide * wide).sum({1}, /*keepdim=*/true).clamp_min(kSmallestNorm * kSmallestNorm);
-  return (wide * squares.rsqrt()).to(x.scalar_type()) * gain.view({-1, 1, 1});
+  return (wide * squares.rsqrt() * gain.view({-1, 1, 1})).to(x.scalar_type());
+}
+
+void channel_norm_silu_into(at::Tensor out, const at::Tensor& x, const at::Tensor& gamma) {
+  EXPECT(out.sizes() == x.sizes() && out.is_contiguous(at::MemoryFormat::ChannelsLast));
+  if (has_kernel(x))
+    normalize_into(out, x.contiguous(at::MemoryFormat::ChannelsLast), gain_of(gamma, x));
+  else
+    out.copy_(channel_norm(x, gamma));
+  at::silu_(out);
 }
 
 }  // namespace surgery

@@ -6,8 +6,24 @@
 namespace surgery {
 namespace {
 
-constexpr int64_t kTaps = 3;  // every convolution over time looks at three frames
+constexpr int64_t kTaps = 3;           // every convolution over time looks at three frames
+constexpr int64_t kManyChannels = 64;  // from here on conv3d, channels last, is as fast as folded taps
 constexpr auto kLayout = at::MemoryFormat::ChannelsLast;
+
+/// `function` of every frame of x [T*B, C, H, W]. Where no gradient is wanted, one at a time into the
+/// result: what the function needs in between is then that of a frame.
+template <class Function>
+at::Tensor frame_by_frame(const at::Tensor& x, const Function& function) {
+  if (at::GradMode::is_enabled() || x.size(0) == 1) return function(x);
+  at::Tensor all;
+  for (int64_t i = 0; i < x.size(0); ++i) {
+    const at::Tensor one = function(x.narrow(0, i, 1));
+    if (!all.defined())
+      all = at::empty({x.size(0), one.size(1), one.size(2), one.size(3)}, one.options(), kLayout);
+    all.narrow(0, i, 1).copy_(one);
+  }
+  return all;
+}
 
 /// [T*B, C, H, W] -> [count*B, 3C, H, W]: frame i and the two after it, from every `step`-th i, side by side
 /// in the channels. An own function, as the gradient of slicing would make and add three zero tensors in
@@ -103,8 +119,9 @@ at::Tensor VaeNetwork::conv(const std::string& name, const at::Tensor& x, int64_
 }
 
 /// Over three frames each, `step` frames apart, no padding in time; weight [O, C, 3, k, k].
-/// On the CPU the taps become input channels of a 2D convolution, channels last: with few channels ten times
-/// as fast as conv3d, forward and backward together (tests/bench/vae_bench.py).
+/// On the CPU with few channels, or with gradient, the taps become input channels of a 2D convolution,
+/// channels last: ten times as fast as conv3d with 8 channels. With many channels conv3d, channels last, is
+/// as fast, and needs no copy of three times its input (tests/bench/vae_bench.py).
 at::Tensor VaeNetwork::conv_over_time(const std::string& name, const at::Tensor& x, int64_t step) const {
   const auto& weight = parameter(name + ".weight");
   const auto& bias = parameter(name + ".bias");
@@ -113,36 +130,73 @@ at::Tensor VaeNetwork::conv_over_time(const std::string& name, const at::Tensor&
     const auto y = at::conv3d(to_clip(x), weight, bias, {step, 1, 1}, {0, padding, padding});
     return y.permute({2, 0, 1, 3, 4}).flatten(0, 1);
   }
+  if (batch_ == 1 && x.size(1) >= kManyChannels && !at::GradMode::is_enabled()) {
+    const auto clip =
+        x.unsqueeze(0).transpose(1, 2);  // [1, C, T, H, W] as it lies, the strides of channels last
+    const auto by = weight.contiguous(at::MemoryFormat::ChannelsLast3d);
+    return at::conv3d(clip, by, bias, {step, 1, 1}, {0, padding, padding}).transpose(1, 2).squeeze(0);
+  }
   const auto folded = weight.transpose(1, 2).flatten(1, 2).contiguous(kLayout);  // [O, 3C, k, k], tap slowest
   return at::conv2d(FoldTaps::apply(x, batch_, step), folded, bias, 1, padding);
 }
 
-at::Tensor VaeNetwork::causal_conv(const std::string& name, const at::Tensor& x, FeatureCache& cache) const {
-  auto& slot = cache.next_slot();
+/// Of frames that have their history in front, two of them; the slot remembers the last two.
+at::Tensor VaeNetwork::after_history(const std::string& name, at::Tensor padded, at::Tensor& slot,
+                                     FeatureCache& cache) const {
   const bool start = !slot.defined();
-  const auto padded = after(slot, x);
-  cache.store(slot, frames(padded, length(x)));
+  const int64_t count = length(padded) - (kTaps - 1);
+  cache.store(slot, frames(padded, count));
   // A first frame alone sees only zeros before it: one tap of three does the work.
-  if (start && length(x) == 1) {
-    return at::conv2d(x, parameter(name + ".weight").select(2, kTaps - 1), parameter(name + ".bias"), 1, 1);
+  if (start && count == 1) {
+    return at::conv2d(frames(padded, kTaps - 1), parameter(name + ".weight").select(2, kTaps - 1),
+                      parameter(name + ".bias"), 1, 1);
   }
   return conv_over_time(name, padded, 1);
 }
 
-at::Tensor VaeNetwork::norm(const std::string& name, const at::Tensor& x) const {
-  return channel_norm(x, parameter(name + ".gamma"));
+at::Tensor VaeNetwork::causal_conv(const std::string& name, const at::Tensor& x, FeatureCache& cache) const {
+  auto& slot = cache.next_slot();
+  return after_history(name, after(slot, x), slot, cache);
+}
+
+/// silu(norm(x)) with its history in front.
+at::Tensor VaeNetwork::norm_after(const at::Tensor& history, const std::string& norm,
+                                  const at::Tensor& x) const {
+  const auto& gamma = parameter(norm + ".gamma");
+  if (at::GradMode::is_enabled()) return after(history, at::silu(channel_norm(x, gamma)));
+  auto shape = x.sizes().vec();
+  const int64_t before = (kTaps - 1) * batch_;
+  shape[0] += before;
+  const auto padded = at::empty(shape, x.options(), kLayout);
+  if (history.defined())
+    padded.narrow(0, 0, before).copy_(history);
+  else
+    padded.narrow(0, 0, before).zero_();
+  channel_norm_silu_into(padded.narrow(0, before, x.size(0)), x, gamma);
+  return padded;
+}
+
+/// x by value: it is let go before the convolution, where the caller has no more use for it.
+at::Tensor VaeNetwork::causal_conv_of_norm(const std::string& name, const std::string& norm, at::Tensor x,
+                                           FeatureCache& cache) const {
+  auto& slot = cache.next_slot();
+  auto padded = norm_after(slot, norm, x);
+  x.reset();
+  return after_history(name, std::move(padded), slot, cache);
 }
 
 at::Tensor VaeNetwork::res_block(const std::string& name, const at::Tensor& x, FeatureCache& cache) const {
-  auto y = causal_conv(name + ".conv1", at::silu(norm(name + ".norm1", x)), cache);
-  y = causal_conv(name + ".conv2", at::silu(norm(name + ".norm2", y)), cache);
-  return y + (parameters_.contains(name + ".conv_shortcut.weight") ? conv(name + ".conv_shortcut", x) : x);
+  auto y = causal_conv_of_norm(name + ".conv1", name + ".norm1", x, cache);
+  y = causal_conv_of_norm(name + ".conv2", name + ".norm2", std::move(y), cache);
+  const auto past =
+      parameters_.contains(name + ".conv_shortcut.weight") ? conv(name + ".conv_shortcut", x) : x;
+  return at::GradMode::is_enabled() ? y + past : y.add_(past);
 }
 
 /// Per frame, one head over all positions.
 at::Tensor VaeNetwork::attention(const std::string& name, const at::Tensor& x) const {
   const int64_t channels = x.size(1);
-  const auto qkv = conv(name + ".to_qkv", norm(name + ".norm", x))
+  const auto qkv = conv(name + ".to_qkv", channel_norm(x, parameter(name + ".norm.gamma")))
                        .flatten(2)
                        .transpose(1, 2)
                        .unsqueeze(1)
@@ -163,7 +217,9 @@ at::Tensor VaeNetwork::middle(const std::string& name, at::Tensor x, FeatureCach
 /// first.
 at::Tensor VaeNetwork::downsample(const std::string& name, const at::Tensor& x, bool in_time,
                                   FeatureCache& cache) const {
-  const auto small = conv(name + ".resample.1", at::constant_pad_nd(x, {0, 1, 0, 1}), 2);
+  const auto small = frame_by_frame(x, [&](const at::Tensor& frame) {
+    return conv(name + ".resample.1", at::constant_pad_nd(frame, {0, 1, 0, 1}), 2);
+  });
   if (!in_time) return small;
   auto& slot = cache.next_slot();
   const bool start = !slot.defined();
@@ -175,9 +231,9 @@ at::Tensor VaeNetwork::downsample(const std::string& name, const at::Tensor& x, 
 }
 
 /// `in_time`, doubles the frames after the first; then doubles height and width and halves the channels.
-at::Tensor VaeNetwork::upsample(const std::string& name, const at::Tensor& x, bool in_time,
+at::Tensor VaeNetwork::upsample(const std::string& name, at::Tensor x, bool in_time,
                                 FeatureCache& cache) const {
-  auto clip = x;
+  const std::vector<int64_t> size{2 * x.size(2), 2 * x.size(3)};
   if (in_time) {
     auto& slot = cache.next_slot();
     const bool start = !slot.defined();
@@ -191,15 +247,16 @@ at::Tensor VaeNetwork::upsample(const std::string& name, const at::Tensor& x, bo
       // Channel halves become two frames: [T*B, 2C] -> [T, B, 2, C] -> [T, 2, B, C].
       const auto doubled =
           pairs.unflatten(1, {2, -1}).unflatten(0, {length(tail), batch_}).transpose(1, 2).flatten(0, 2);
-      clip = start ? at::cat({frames(x, 0, 1), doubled}) : doubled;
+      x = start ? at::cat({frames(x, 0, 1), doubled}) : doubled;
     }
   }
-  const auto large = at::upsample_nearest2d(clip.contiguous(kLayout), {2 * x.size(2), 2 * x.size(3)});
-  return conv(name + ".resample.1", large, 1, 1);
+  return frame_by_frame(x.contiguous(kLayout), [&](const at::Tensor& frame) {
+    return conv(name + ".resample.1", at::upsample_nearest2d(frame, size), 1, 1);
+  });
 }
 
-at::Tensor VaeNetwork::head(const std::string& name, const at::Tensor& x, FeatureCache& cache) const {
-  return causal_conv(name + ".conv_out", at::silu(norm(name + ".norm_out", x)), cache);
+at::Tensor VaeNetwork::head(const std::string& name, at::Tensor x, FeatureCache& cache) const {
+  return causal_conv_of_norm(name + ".conv_out", name + ".norm_out", std::move(x), cache);
 }
 
 at::Tensor VaeNetwork::encode_chunk(const at::Tensor& video, FeatureCache& cache) const {
@@ -213,7 +270,7 @@ at::Tensor VaeNetwork::encode_chunk(const at::Tensor& video, FeatureCache& cache
       x = downsample(name(), x, config_.temperal_downsample[level], cache);
   }
   x = middle("encoder.mid_block", x, cache);
-  return to_clip(conv("quant_conv", head("encoder", x, cache)));
+  return to_clip(conv("quant_conv", head("encoder", std::move(x), cache)));
 }
 
 at::Tensor VaeNetwork::decode_chunk(const at::Tensor& latents, FeatureCache& cache) const {
@@ -228,9 +285,10 @@ at::Tensor VaeNetwork::decode_chunk(const at::Tensor& latents, FeatureCache& cac
     }
     if (level + 1 == levels) break;
     // The decoder doubles in time where the encoder halved, in reverse order.
-    x = upsample(block + ".upsamplers.0", x, config_.temperal_downsample[levels - 2 - level], cache);
+    x = upsample(block + ".upsamplers.0", std::move(x), config_.temperal_downsample[levels - 2 - level],
+                 cache);
   }
-  return to_clip(head("decoder", x, cache));
+  return to_clip(head("decoder", std::move(x), cache));
 }
 
 }  // namespace surgery

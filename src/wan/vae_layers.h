@@ -57,14 +57,18 @@ class VaeNetwork {
                   int64_t padding = 0) const;
   at::Tensor conv_over_time(const std::string& name, const at::Tensor& x, int64_t step) const;
   at::Tensor causal_conv(const std::string& name, const at::Tensor& x, FeatureCache& cache) const;
-  at::Tensor norm(const std::string& name, const at::Tensor& x) const;
+  at::Tensor causal_conv_of_norm(const std::string& name, const std::string& norm, at::Tensor x,
+                                 FeatureCache& cache) const;
+  at::Tensor after_history(const std::string& name, at::Tensor padded, at::Tensor& slot,
+                           FeatureCache& cache) const;
+  at::Tensor norm_after(const at::Tensor& history, const std::string& norm, const at::Tensor& x) const;
   at::Tensor res_block(const std::string& name, const at::Tensor& x, FeatureCache& cache) const;
   at::Tensor attention(const std::string& name, const at::Tensor& x) const;
   at::Tensor middle(const std::string& name, at::Tensor x, FeatureCache& cache) const;
   at::Tensor downsample(const std::string& name, const at::Tensor& x, bool in_time,
                         FeatureCache& cache) const;
-  at::Tensor upsample(const std::string& name, const at::Tensor& x, bool in_time, FeatureCache& cache) const;
-  at::Tensor head(const std::string& name, const at::Tensor& x, FeatureCache& cache) const;
+  at::Tensor upsample(const std::string& name, at::Tensor x, bool in_time, FeatureCache& cache) const;
+  at::Tensor head(const std::string& name, at::Tensor x, FeatureCache& cache) const;
   at::Tensor to_frames(const at::Tensor& clip) const;
   at::Tensor to_clip(const at::Tensor& x) const;
 
