@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <numeric>
 
 #include "base/errors.h"
@@ -10,6 +11,7 @@
 #include "wan/sizes_from_tensors.h"
 #include "wan/tensor_names.h"
 #include "wan/vae_layers.h"
+#include "wan/vae_tiles.h"
 
 namespace surgery {
 namespace {
@@ -110,10 +112,27 @@ void Vae::to(at::Device device, at::ScalarType dtype) {
     tensor = tensor.to(device, dtype, /*non_blocking=*/false, /*copy=*/true);
 }
 
-Vae::Posterior Vae::encode(const at::Tensor& video, const std::vector<int64_t>& chunks) const {
-  check_video(video, config_);
-  const at::NoGradGuard no_gradient;
-  const auto plan = chunk_plan(chunks, video.size(2), 1, config_.time_stride());
+void Vae::set_tiling(const VaeTiling& tiling) {
+  const int64_t space = config_.space_stride();
+  if (tiling.tile != 0 && (tiling.tile < space || tiling.tile % space != 0))
+    fail_usage(
+        "a VAE tile of {} pixels (tiles hold whole latent cells): give a multiple of {}, or 0 for none",
+        tiling.tile, space);
+  if (tiling.tile != 0 &&
+      (tiling.stride < space || tiling.stride % space != 0 || tiling.stride > tiling.tile))
+    fail_usage(
+        "VAE tiles of {} pixels every {} (they must touch and hold whole latent cells): give a stride that "
+        "is a multiple of {} and at most the tile",
+        tiling.tile, tiling.stride, space);
+  tiling_ = tiling;
+}
+
+bool Vae::in_tiles(int64_t height, int64_t width) const {
+  return tiling_.tile > 0 && std::max(height, width) > tiling_.tile;
+}
+
+/// Moments [B, 2 z, t, h, w] of one tile or of the whole picture.
+at::Tensor Vae::encode_frames(const at::Tensor& video, const std::vector<int64_t>& plan) const {
   const auto& like = parameters_.begin()->second;
   const VaeNetwork network(config_, parameters_, video.size(0));
   FeatureCache cache(FeatureCache::Memory::keep);
@@ -124,13 +143,22 @@ Vae::Posterior Vae::encode(const at::Tensor& video, const std::vector<int64_t>& 
     moments.push_back(network.encode_chunk(chunk, cache));
     begin += count;
   }
-  return as_posterior(at::cat(moments, 2));
+  return at::cat(moments, 2);
 }
 
-at::Tensor Vae::decode(const at::Tensor& latents, const std::vector<int64_t>& chunks) const {
-  check_latents(latents, config_);
+Vae::Posterior Vae::encode(const at::Tensor& video, const std::vector<int64_t>& chunks) const {
+  check_video(video, config_);
   const at::NoGradGuard no_gradient;
-  const auto plan = chunk_plan(chunks, latents.size(2), 1, 1);
+  const auto plan = chunk_plan(chunks, video.size(2), 1, config_.time_stride());
+  const auto part = [&](const at::Tensor& piece) { return encode_frames(piece, plan); };
+  if (!in_tiles(video.size(3), video.size(4))) return as_posterior(part(video));
+  const int64_t space = config_.space_stride();
+  const VaeTiling cells{tiling_.tile / space, tiling_.stride / space};
+  return as_posterior(blended_tiles(video, tiling_, cells, part));
+}
+
+/// Frames of one tile or of the whole picture, not clamped.
+at::Tensor Vae::decode_frames(const at::Tensor& latents, const std::vector<int64_t>& plan) const {
   const auto& like = parameters_.begin()->second;
   const VaeNetwork network(config_, parameters_, latents.size(0));
   FeatureCache cache(FeatureCache::Memory::keep);
@@ -143,12 +171,23 @@ at::Tensor Vae::decode(const at::Tensor& latents, const std::vector<int64_t>& ch
   for (const int64_t count : plan) {
     const auto chunk = latents.narrow(2, begin, count).to(like.options());
     const auto frames = network.decode_chunk(chunk, cache);
-    video.narrow(2, written, frames.size(2)).copy_(frames.clamp(-1.0, 1.0));
+    video.narrow(2, written, frames.size(2)).copy_(frames);
     begin += count;
     written += frames.size(2);
   }
   EXPECT(written == video.size(2));
   return video;
+}
+
+at::Tensor Vae::decode(const at::Tensor& latents, const std::vector<int64_t>& chunks) const {
+  check_latents(latents, config_);
+  const at::NoGradGuard no_gradient;
+  const auto plan = chunk_plan(chunks, latents.size(2), 1, 1);
+  const auto part = [&](const at::Tensor& piece) { return decode_frames(piece, plan); };
+  const int64_t space = config_.space_stride();
+  if (!in_tiles(space * latents.size(3), space * latents.size(4))) return part(latents).clamp_(-1.0, 1.0);
+  const VaeTiling cells{tiling_.tile / space, tiling_.stride / space};
+  return blended_tiles(latents, cells, tiling_, part).clamp_(-1.0, 1.0);
 }
 
 Vae::Posterior Vae::encode_whole(const at::Tensor& video) const {

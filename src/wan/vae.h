@@ -35,6 +35,13 @@ struct VaeConfig {
 void save_vae(const VaeConfig& config, const LazyTensors& parameters, const std::filesystem::path& folder,
               at::ScalarType dtype, const SaveAs& as = {});
 
+/// Square tiles that a frame is cut into, so that memory follows the tile's size instead of the frame's;
+/// pixels, multiples of the VAE's stride. Neighbours overlap by tile - stride and are blended there, which
+/// changes the result slightly. 0: none.
+struct VaeTiling {
+  int64_t tile = 0, stride = 0;
+};
+
 /// Wan2.1's 3D causal VAE, parameters under diffusers' names. The functions convert their input to the
 /// parameters' dtype and device. Throws Error{data} for inputs whose shape does not fit.
 class Vae {
@@ -54,6 +61,9 @@ class Vae {
   VaeConfig& config() { return config_; }
   TensorMap& parameters() { return parameters_; }
   const TensorMap& parameters() const { return parameters_; }
+  /// From now on larger frames are encoded and decoded in tiles, as diffusers' enable_tiling does it.
+  /// Error{usage} for sizes that are no tiles.
+  void set_tiling(const VaeTiling& tiling);
   /// Converts to memory of its own; what `load` gives may be the file's read-only mapping.
   void to(at::Device device, at::ScalarType dtype);
 
@@ -75,8 +85,12 @@ class Vae {
 
  private:
   at::Tensor channel_values(const std::vector<double>& values, const at::Tensor& like) const;
+  bool in_tiles(int64_t height, int64_t width) const;
+  at::Tensor encode_frames(const at::Tensor& video, const std::vector<int64_t>& plan) const;
+  at::Tensor decode_frames(const at::Tensor& latents, const std::vector<int64_t>& plan) const;
 
   VaeConfig config_;
+  VaeTiling tiling_;
   TensorMap parameters_;
 };
 

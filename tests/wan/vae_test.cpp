@@ -92,6 +92,43 @@ TEST(Vae, EveryChunkPlanDecodesAsTheWholeClip) {
   }
 }
 
+/// Wan2.1's own sizes, where convolutions take another path than with few channels; the whole clip with
+/// gradient takes the folded one.
+TEST(Vae, EveryChunkPlanIsTheSameFunctionAtWansSizes) {
+  const auto vae = Vae::random(VaeConfig{}, RandomKey{15});
+  const auto video = clip(13, 16, 24);
+  const auto whole = vae.encode_whole(video);
+  ASSERT_TRUE(at::GradMode::is_enabled());
+  for (const std::vector<int64_t>& plan : std::vector<std::vector<int64_t>>{{}, {1, 12}, {5, 8}, {13}}) {
+    const auto chunked = vae.encode(video, plan);
+    EXPECT_LT(relative_difference(chunked.mean, whole.mean), 1e-5);
+    EXPECT_LT(relative_difference(chunked.logvar, whole.logvar), 1e-5);
+  }
+  const auto latents = random_normal(RandomKey{16}, {1, 16, 4, 2, 3});
+  const auto frames = vae.decode_whole(latents).clamp(-1, 1);
+  for (const std::vector<int64_t>& plan : std::vector<std::vector<int64_t>>{{}, {1, 3}, {2, 2}, {4}})
+    EXPECT_LT(relative_difference(vae.decode(latents, plan), frames), 1e-5);
+}
+
+TEST(Vae, EveryChunkPlanIsTheSameFunctionInTiles) {
+  auto vae = Vae::random(small_config(), RandomKey{17});
+  const auto video = clip(9, 40, 56);
+  const auto whole = vae.encode(video);
+  vae.set_tiling({32, 24});
+  const auto tiled = vae.encode(video);
+  EXPECT_EQ(tiled.mean.sizes(), whole.mean.sizes());
+  EXPECT_FALSE(at::allclose(tiled.mean, whole.mean, 1e-3, 1e-3)) << "tiles do not see beyond their edges";
+  EXPECT_LT(relative_difference(vae.encode(video, {5, 4}).mean, tiled.mean), kRounding);
+  const auto latents = whole.mean;
+  EXPECT_LT(relative_difference(vae.decode(latents, {3}), vae.decode(latents)), kRounding);
+  EXPECT_EQ(vae.decode(latents).sizes(), video.sizes());
+  vae.set_tiling({56, 8});  // the picture is one tile
+  EXPECT_TRUE(at::equal(vae.encode(video).mean, whole.mean));
+  for (const VaeTiling& wrong :
+       {VaeTiling{12, 8}, VaeTiling{32, 40}, VaeTiling{32, 0}, VaeTiling{32, 12}, VaeTiling{-8, 8}})
+    EXPECT_THROW(vae.set_tiling(wrong), Error) << wrong.tile << " " << wrong.stride;
+}
+
 TEST(Vae, LaterFramesDoNotChangeEarlierLatents) {
   const auto vae = Vae::random(small_config(), RandomKey{7});
   auto video = clip(9);
@@ -149,7 +186,9 @@ TEST(Vae, NormalizeUndoesDenormalize) {
   const auto latents = random_normal(RandomKey{11}, {1, 4, 2, 2, 2});
   const auto normal = vae.normalize(latents);
   EXPECT_LT(relative_difference(vae.denormalize(normal), latents), kRounding);
+  // Code bases that keep 1/std have multiplied here.
   EXPECT_FLOAT_EQ(normal[0][1][0][0][0].item<float>(), (latents[0][1][0][0][0].item<float>() + 1) / 3);
+  EXPECT_FLOAT_EQ(vae.denormalize(at::ones({1, 4, 1, 1, 1}))[0][1].item<float>(), 1 * 3 - 1);
 }
 
 TEST(Vae, SurvivesItsFolder) {
