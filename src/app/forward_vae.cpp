@@ -2,20 +2,40 @@
 #include "wan/vae.h"
 
 namespace surgery {
+namespace {
+
+Vae load(const std::filesystem::path& model, const CommandLine& options) {
+  const int64_t tile = options.integer("tile", 0);
+  const VaeTiling tiling{tile, options.integer("tile-stride", tile)};
+  if (tile == 0 && options.has("tile-stride"))
+    fail_usage("--tile-stride does nothing without --tile: give both");
+  Vae vae = Vae::load(model);
+  vae.set_tiling(tiling);
+  const auto device = device_option(options);
+  const auto precision = precision_option(options);
+  // What is loaded is the file's own memory: not copied where it may stay as it is.
+  if (!device.is_cpu() || precision != at::kFloat) vae.to(device, precision);
+  return vae;
+}
+
+}  // namespace
 
 // Both directions without normalisation by latents_mean and latents_std, as the reference implementation's
-// own calls.
+// own calls. Results are fp32 on the CPU.
 std::vector<Component> vae_components() {
   return {{"vae-encode", "video [B,3,T,H,W] -> mean, logvar",
-           [](const std::filesystem::path& model, const TensorMap& input, const CommandLine&) -> TensorMap {
+           [](const std::filesystem::path& model, const TensorMap& input,
+              const CommandLine& options) -> TensorMap {
              const auto& video = finite_input(input, "video");
-             const auto posterior = Vae::load(model).encode(video);
-             return {{"mean", posterior.mean}, {"logvar", posterior.logvar}};
+             const auto posterior = load(model, options).encode(video);
+             return {{"mean", posterior.mean.to(at::kCPU, at::kFloat)},
+                     {"logvar", posterior.logvar.to(at::kCPU, at::kFloat)}};
            }},
           {"vae-decode", "latents [B,z,T,H,W] -> video",
-           [](const std::filesystem::path& model, const TensorMap& input, const CommandLine&) -> TensorMap {
+           [](const std::filesystem::path& model, const TensorMap& input,
+              const CommandLine& options) -> TensorMap {
              const auto& latents = finite_input(input, "latents");
-             return {{"video", Vae::load(model).decode(latents)}};
+             return {{"video", load(model, options).decode(latents).to(at::kCPU, at::kFloat)}};
            }}};
 }
 

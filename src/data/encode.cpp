@@ -25,7 +25,8 @@ Shape shape_of(const ClipSpec& spec) {
   return {spec.frames, spec.height, spec.width, spec.fps};
 }
 
-std::string fingerprint_of(const ShardHeader& header, const std::vector<EncodeClip>& clips) {
+std::string fingerprint_of(const ShardHeader& header, const std::vector<EncodeClip>& clips,
+                           const std::string& settings) {
   const LatentSpace& space = header.space;
   std::vector<std::string> parts{
       "latents-1",
@@ -34,6 +35,7 @@ std::string fingerprint_of(const ShardHeader& header, const std::vector<EncodeCl
       fmt::format("{} {}", space.text_length, space.text_dim),
       fmt::format("{} {}", fmt::join(space.latents_mean, " "), fmt::join(space.latents_std, " ")),
       fmt::format("{} {} {} {}", header.frames, header.height, header.width, header.fps)};
+  if (!settings.empty()) parts.push_back(settings);
   for (const EncodeClip& clip : clips) {
     parts.push_back(clip.id);
     parts.push_back(clip.caption);
@@ -58,9 +60,8 @@ LatentSample encode_one(const EncodeClip& clip, const Vae& vae, const EmbedPromp
                pixels.size(2) == clip.spec.width,
            "frames have shape {}, expected {}x{}x{}x3", fmt::join(pixels.sizes(), "x"), clip.spec.frames,
            clip.spec.height, clip.spec.width);
-  const at::Tensor& like = vae.parameters().begin()->second;
   const at::NoGradGuard no_grad;
-  const at::Tensor video = frames_to_video(pixels.to(like.device())).to(like.scalar_type());
+  const at::Tensor video = frames_to_video(pixels.to(vae.parameters().begin()->second.device()));
   const at::Tensor latents = vae.normalize(vae.encode(video).mean.to(at::kFloat));
   LatentSample sample;
   sample.latents = latents[0];
@@ -150,7 +151,7 @@ std::vector<ShardPlan> plan_shards(std::vector<EncodeClip> clips, const LatentSp
       std::tie(plan.header.frames, plan.header.height, plan.header.width, plan.header.fps) = shape;
       plan.header.space = space;
       plan.header.source = options.source;
-      plan.header.fingerprint = fingerprint_of(plan.header, plan.clips);
+      plan.header.fingerprint = fingerprint_of(plan.header, plan.clips, options.settings);
       plans.push_back(std::move(plan));
     }
   for (size_t i = 0; i < plans.size(); ++i)

@@ -35,6 +35,7 @@ struct EncodeOptions {
   std::filesystem::path folder;  ///< made if absent
   std::string name = "latents";  ///< shards are NAME-00000-of-00012.h5
   std::string source;            ///< told in each shard
+  std::string settings;          ///< of the VAE, where they change the latents; part of the fingerprint
   int64_t samples_per_shard = 64;
 };
 

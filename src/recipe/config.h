@@ -14,10 +14,12 @@ struct ModelSection {
   std::string transformer, vae, text_encoder, tokenizer;  ///< a part from elsewhere; empty: inside `path`
   std::string config;           ///< for `plan` without weights: folder holding transformer/config.json
   std::string device = "auto";  ///< auto, cpu, cuda
-  std::string precision =
-      "auto";  ///< auto, or of precision_names(): of the transformer, where it is not trained
-  std::string text_precision = "auto";  ///< auto, fp32, bf16: of the text encoder
-  std::string stream = "auto";          ///< auto, yes, no: blocks from their files, one at a time
+  /// auto, or of precision_names(): of the transformer, where it is not trained
+  std::string precision = "auto";
+  std::string text_precision = "auto";        ///< auto, fp32, bf16: of the text encoder
+  std::string vae_precision = "fp32";         ///< fp32, bf16
+  std::string stream = "auto";                ///< auto, yes, no: blocks from their files, one at a time
+  int64_t vae_tile = 0, vae_tile_stride = 0;  ///< pixels; 0: no tiles; stride 0: three quarters of a tile
 };
 
 struct RunSection {

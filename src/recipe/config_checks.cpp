@@ -41,6 +41,11 @@ std::string check_side(const std::string& text) {
   return "must be a multiple of 16 (8 pixels a latent cell, 2 cells a patch)";
 }
 
+std::string check_cells(const std::string& text) {
+  if (parse_number<int64_t>(text).value_or(0) % 8 == 0) return "";
+  return "must be a multiple of 8 (8 pixels a latent cell)";
+}
+
 std::string check_rate(const std::string& text) {
   return is_rate(text) ? "" : "is no rate: a positive integer or linear";
 }

@@ -7,7 +7,8 @@ namespace surgery {
 
 std::string check_not_empty(const std::string& text);
 std::string check_frames(const std::string& text);  ///< 4k+1: the VAE's clips
-std::string check_side(const std::string& text);    ///< a multiple of 16: VAE stride 8, patch 2
+std::string check_side(const std::string& text);
+std::string check_cells(const std::string& text);   ///< a multiple of 16: VAE stride 8, patch 2
 std::string check_rate(const std::string& text);    ///< "2", "linear"
 std::string check_rates(const std::string& text);   ///< "2,4,8,linear": each above 1, none twice
 std::string check_budget(const std::string& text);  ///< FLOPs, share, or BLOCKSxRRATE

@@ -173,6 +173,22 @@ std::vector<std::string> apply_settings(Config& config, const std::vector<Settin
   return faults;
 }
 
+namespace {
+
+std::string vae_tiling_fault(const ModelSection& model) {
+  if (model.vae_tile == 0 && model.vae_tile_stride > 0)
+    return fmt::format("model.vae_tile_stride = {} does nothing without tiles: set model.vae_tile",
+                       model.vae_tile_stride);
+  if (model.vae_tile > 0 && model.vae_tile_stride > model.vae_tile)
+    return fmt::format(
+        "model.vae_tile_stride = {} is more than model.vae_tile = {} (pixels between the tiles would "
+        "be lost)",
+        model.vae_tile_stride, model.vae_tile);
+  return "";
+}
+
+}  // namespace
+
 std::vector<std::string> check_combinations(const Config& config) {
   std::vector<std::string> faults;
   const FinetuneSection& finetune = config.finetune;
@@ -187,6 +203,7 @@ std::vector<std::string> check_combinations(const Config& config) {
                       "would never be made)",
                       last, finetune.iterations));
   }
+  if (const std::string fault = vae_tiling_fault(config.model); !fault.empty()) faults.push_back(fault);
   for (const std::string& fault :
        {sampling_fault(config.trajectories, "trajectories"), sampling_fault(config.generate, "generate")})
     if (!fault.empty()) faults.push_back(fault);

@@ -89,7 +89,20 @@ void add_model_and_run(std::vector<ConfigOption>& table) {
           "stream", &ModelSection::stream, "",
           "blocks of transformer and text encoder read from their files when it is their turn, two in memory "
           "at once; auto = where the weights would take more than half of a rank's memory")
-      .one_of({"auto", "yes", "no"});
+      .one_of({"auto", "yes", "no"})
+      .add("vae_precision", &ModelSection::vae_precision, "",
+           "what the VAE computes in; bf16 shifts the latents by about 1 %")
+      .one_of({"fp32", "bf16"})
+      .add(
+          "vae_tile", &ModelSection::vae_tile, "pixels",
+          "side of the tiles that larger frames go through the VAE in, blended where they overlap; 0 = whole "
+          "frames")
+      .range(0, 16384)
+      .check(check_cells)
+      .add("vae_tile_stride", &ModelSection::vae_tile_stride, "pixels",
+           "from one tile to the next; 0 = three quarters of vae_tile")
+      .range(0, 16384)
+      .check(check_cells);
   SectionTable<RunSection>(table, "run", &Config::run)
       .add("directory", &RunSection::directory, "", "folder of the run's artifacts")
       .check(check_not_empty)

@@ -13,6 +13,7 @@
 #include "recipe/latent_set.h"
 #include "recipe/recipe.h"
 #include "recipe/shard_job.h"
+#include "recipe/vae_settings.h"
 
 namespace surgery {
 namespace {
@@ -67,7 +68,10 @@ bool make_latents(Recipe& recipe) {
   if (is_web_dataset(d.videos)) return make_web_latents(recipe);
   StageTimer timer(recipe, "encode");
   for (const ClipShape& shape : clip_shapes(d)) recipe.latent_shape(shape.frames, shape.height, shape.width);
-  const EncodeOptions options{.folder = recipe.run.latents(), .source = d.videos};
+  const EncodeOptions options{.folder = recipe.run.latents(),
+                              .source = d.videos,
+                              .settings = vae_settings_text(recipe.config.model) +
+                                          (recipe.text_precision() == at::kFloat ? "" : " text bf16")};
   const auto videos = listing(recipe);
   recipe.make_folder(options.folder);
   auto set = choose_clips(recipe, videos, options.folder / (options.name + ".rejects.txt"));

@@ -7,6 +7,7 @@
 #include "parallel/stop.h"
 #include "recipe/artifact.h"
 #include "recipe/evaluation.h"
+#include "recipe/vae_settings.h"
 #include "report/metrics.h"
 #include "storage/atomic_file.h"
 
@@ -20,7 +21,9 @@ constexpr double kMostDecibels = 106;  // of equal clips: JSON and means hold no
 
 at::Tensor decode(Recipe& recipe, const at::Tensor& latents) {
   const at::NoGradGuard no_grad;
-  return recipe.vae().decode(recipe.vae().denormalize(latents.unsqueeze(0).to(recipe.device))).to(at::kCPU);
+  return recipe.vae()
+      .decode(recipe.vae().denormalize(latents.unsqueeze(0).to(recipe.device)))
+      .to(at::kCPU, at::kFloat);
 }
 
 void read_attributes(const at::Tensor& video, const at::Tensor& row) {
@@ -186,7 +189,8 @@ bool make_evaluation(Recipe& recipe) {
   std::string fingerprint;
   int64_t current = 0;
   if (recipe.session.rank() == 0) {
-    std::vector<std::string> parts{"evaluation-2", shapes ? "shapes" : ""};
+    std::vector<std::string> parts{"evaluation-2",
+                                   (shapes ? "shapes" : "") + vae_settings_text(recipe.config.model)};
     if (shapes)
       for (const Prompt& prompt : prompts) parts.push_back(prompt.name);
     for (size_t v = 0; v < variants.size(); ++v)

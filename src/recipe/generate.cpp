@@ -16,6 +16,7 @@
 #include "recipe/sampling.h"
 #include "recipe/text_cache.h"
 #include "recipe/trajectory_set.h"
+#include "recipe/vae_settings.h"
 #include "storage/atomic_file.h"
 #include "wan/diffusers_loader.h"
 
@@ -72,13 +73,18 @@ Sample generate_sample(Recipe& recipe, const Transformer& model, const Prompt& p
   return sample;
 }
 
+/// Of the mp4 of a sample: how the VAE decodes does not change the sample.
+std::string video_fingerprint(const Recipe& recipe, const std::string& sample) {
+  return sample + vae_settings_text(recipe.config.model);
+}
+
 void write_video(Recipe& recipe, const std::filesystem::path& path, const Sample& sample) {
   const at::NoGradGuard no_grad;
   const Vae& vae = recipe.vae();
   const at::Tensor video = vae.decode(vae.denormalize(sample.latents.unsqueeze(0).to(recipe.device)));
   WriteSpec spec;
   spec.fps = kVideoFps;
-  spec.comment = sample.fingerprint;
+  spec.comment = video_fingerprint(recipe, sample.fingerprint);
   write_mp4(path, video_to_frames(video.to(at::kCPU)), spec);
 }
 
@@ -121,7 +127,8 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
     const ArtifactState state =
         check_artifact(recipe.run, sample_path(recipe.run, variant, i), fingerprints[static_cast<size_t>(i)],
                        [](const auto& path) { return read_sample(path).fingerprint; });
-    const bool shown = !videos || shows(video_path(i), fingerprints[static_cast<size_t>(i)]);
+    const bool shown =
+        !videos || shows(video_path(i), video_fingerprint(recipe, fingerprints[static_cast<size_t>(i)]));
     return shown ? state : ArtifactState::missing;
   });
   const std::vector<int64_t> unsampled = missing_units(recipe, std::ssize(missing), [&](int64_t u) {

@@ -42,10 +42,16 @@ Remedy smaller_clips(const DataSection& data, const std::string& key, int64_t no
   return remedy;
 }
 
+/// Tiles of the usual size, where there are none.
+Remedy vae_tiles(const Config& config) {
+  return config.model.vae_tile > 0 ? Remedy{"", {}} : Remedy{"model.vae_tile", {"256"}};
+}
+
 /// What leaves the result as it is comes first, shorter clips last.
 std::vector<Remedy> stage_remedies(const PlanStage& stage, const Config& config, const Plan& plan) {
   if (stage.name == "trajectories" || stage.name == "generate")
-    return {smaller(stage.name + ".frames", stage.clip.front(), 4)};
+    return {stage.name == "generate" ? vae_tiles(config) : Remedy{"", {}},
+            smaller(stage.name + ".frames", stage.clip.front(), 4)};
   if (stage.name == "distill") {
     const int64_t blocks = plan.model.transformer.num_layers, unit = config.distill.blocks_per_unit,
                   steps = config.trajectories.steps, group = config.distill.group_timesteps;
@@ -62,7 +68,8 @@ std::vector<Remedy> stage_remedies(const PlanStage& stage, const Config& config,
             {"finetune.precision", {"bf16-diffusers"}},
             smaller_clips(config.data, "frames", stage.clip.front(), 4)};
   }
-  if (stage.name == "encode") return {smaller_clips(config.data, "height", stage.clip[1], 16)};
+  if (stage.name == "encode")
+    return {vae_tiles(config), smaller_clips(config.data, "height", stage.clip[1], 16)};
   return {};
 }
 

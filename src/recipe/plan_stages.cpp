@@ -14,6 +14,8 @@
 #include "recipe/precision.h"
 #include "recipe/sample_set.h"
 #include "recipe/streaming.h"
+#include "recipe/vae_memory.h"
+#include "recipe/vae_settings.h"
 
 namespace surgery {
 namespace {
@@ -154,7 +156,19 @@ double StagePlanner::weight_bytes() const {
   return double(c10::elementSize(parse_precision(precision_).dtype));
 }
 PlanTerm StagePlanner::vae() const {
-  return {"VAE, fp32", fp32 * double(parameter_count(model_.vae))};
+  const double bytes = config_.model.vae_precision == "bf16" ? bf16 : fp32;
+  return {"VAE, " + config_.model.vae_precision, bytes * double(parameter_count(model_.vae))};
+}
+/// From vae_memory.h, for fp32.
+PlanTerm StagePlanner::vae_features(double bytes) const {
+  const double share = config_.model.vae_precision == "bf16" ? bf16 / fp32 : 1;
+  return {config_.model.vae_tile > 0 ? "VAE's feature cache and activations of a tile"
+                                     : "VAE's feature cache and activations of 4 frames",
+          share * bytes};
+}
+/// A clip as fp32 pixels and, on its way to or from the file, further copies of it.
+PlanTerm StagePlanner::pixels(int64_t frames, int64_t height, int64_t width) const {
+  return {"pixels of a clip, fp32, three times", 3 * fp32 * 3 * double(frames * height * width)};
 }
 PlanTerm StagePlanner::text_encoder() const {
   const TextEncoderConfig& text = model_.text_encoder;
@@ -274,8 +288,9 @@ PlanStage StagePlanner::encode() const {
             [&](const ClipShape& c) { return vae_encode_flops(model_.vae, c.frames, c.height, c.width); }) +
        text_encoder_flops(model_.text_encoder, model_.text_tokens));
   stage.memory = {text_encoder(), vae()};
-  stage.memory.push_back(
-      {"VAE's features of 4 frames", 6 * fp32 * double(model_.vae.base_dim * 4 * most.height * most.width)});
+  stage.memory.push_back(vae_features(
+      vae_encode_memory(model_.vae, most.frames, most.height, most.width, vae_tiling(config_.model), fp32)));
+  stage.memory.push_back(pixels(most.frames, most.height, most.width));
   const double latents = mean(
       shapes, [&](const ClipShape& c) { return latent_elements(model_.vae, c.frames, c.height, c.width); });
   stage.disk = {
@@ -351,8 +366,9 @@ PlanStage StagePlanner::generate() const {
   stage.memory = {student_weights(), vae()};  // the largest of the models, one at a time
   stage.memory.push_back(
       {"activations of one forward", forward_work(g, branches(e.guidance), weight_bytes())});
-  stage.memory.push_back(
-      {"VAE's features of 4 frames", 6 * fp32 * double(model_.vae.base_dim * 4 * e.height * e.width)});
+  stage.memory.push_back(vae_features(
+      vae_decode_memory(model_.vae, e.frames, e.height, e.width, vae_tiling(config_.model), fp32)));
+  stage.memory.push_back(pixels(e.frames, e.height, e.width));
   stage.memory = after_text(std::move(stage.memory));
   stage.disk = {{"latents, fp32",
                  double(stage.units) * fp32 * latent_elements(model_.vae, e.frames, e.height, e.width)},

@@ -29,6 +29,8 @@ class StagePlanner {
   double weight_bytes() const;  // of an element of the transformer, where it is not trained
   PlanTerm teacher() const;
   PlanTerm vae() const;
+  PlanTerm vae_features(double bytes) const;
+  PlanTerm pixels(int64_t frames, int64_t height, int64_t width) const;
   PlanTerm text_encoder() const;
   std::vector<PlanTerm> after_text(std::vector<PlanTerm> terms) const;
   PlanTerm student_weights() const;

@@ -14,10 +14,10 @@
 #include "recipe/plan.h"
 #include "recipe/precision.h"
 #include "recipe/streaming.h"
+#include "recipe/vae_settings.h"
 #include "storage/atomic_file.h"
 
 namespace surgery {
-namespace {
 
 at::Device choose_device(const std::string& name, const Session& session) {
   if (name == "cpu") return at::kCPU;
@@ -34,6 +34,8 @@ at::Device choose_device(const std::string& name, const Session& session) {
                session.local_rank(), devices);
   return {at::kCUDA, static_cast<c10::DeviceIndex>(devices == 1 ? 0 : session.local_rank())};
 }
+
+namespace {
 
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -153,10 +155,7 @@ Transformer Recipe::load_transformer(Precision precision) {
 }
 
 const Vae& Recipe::vae() {
-  if (!vae_) {
-    vae_ = Vae::load(required_place(config.model, ModelPart::vae));
-    vae_->to(device, at::kFloat);
-  }
+  if (!vae_) vae_ = load_vae(config.model, device);
   return *vae_;
 }
 

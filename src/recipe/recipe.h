@@ -18,6 +18,9 @@
 
 namespace surgery {
 
+/// model.device for this rank. Error{usage} where there is none for it.
+at::Device choose_device(const std::string& name, const Session& session);
+
 /// What every stage works with: the ranks, the configuration, the run directory, and the teacher's parts,
 /// loaded when first asked for. Stages are free functions `bool make_X(Recipe&)`: collective, they make what
 /// is missing and return false when they stopped early on request (exit code 75).

@@ -99,6 +99,13 @@ TEST_F(EncodeTest, AShardFromOtherThingsIsSetAsideAndMadeAgain) {
   EXPECT_TRUE(std::filesystem::exists(file("shards/set-00000-of-00001.h5.bad.1")));
 }
 
+TEST_F(EncodeTest, HowTheVaeComputesIsPartOfTheFingerprint) {
+  EncodeOptions tiles = options();
+  const std::string before = plan_shards({drawn(0)}, space(), tiles)[0].header.fingerprint;
+  tiles.settings = " vae tiles 256 192";
+  EXPECT_NE(plan_shards({drawn(0)}, space(), tiles)[0].header.fingerprint, before);
+}
+
 TEST_F(EncodeTest, ADamagedShardIsSetAsideAndMadeAgain) {
   const auto plan = plan_shards({drawn(0), drawn(1)}, space(), options())[0];
   encode_shard(plan, vae_, embed());

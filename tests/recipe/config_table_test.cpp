@@ -174,6 +174,11 @@ TEST(ConfigTable, ImpossibleCombinationsAreRefused) {
   EXPECT_NE(fault_of("finetune.iterations", "500").find("finetune.checkpoints ends at 1000"),
             std::string::npos);
   EXPECT_NE(fault_of("select.column", "milliseconds").find("cost.measure"), std::string::npos);
+  EXPECT_NE(fault_of("model.vae_tile_stride", "64").find("nothing without tiles"), std::string::npos);
+  EXPECT_NE(fault_of("model.vae_tile", "100").find("multiple of 8"), std::string::npos);
+  const auto gaps = faults_of({{"model.vae_tile", "64", "here"}, {"model.vae_tile_stride", "72", "here"}});
+  ASSERT_EQ(gaps.size(), 1u);
+  EXPECT_NE(gaps[0].find("pixels between"), std::string::npos) << gaps[0];
   EXPECT_NE(fault_of("distill.group_timesteps", "60").find("exceeds trajectories.steps"), std::string::npos);
 }
 
