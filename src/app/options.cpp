@@ -306,6 +306,7 @@ ExitCode run_command_line(Session& session, const std::vector<std::string>& argu
   context.config_hash = config_hash(context.config);
   if (invocation.command->stop_signals == StopSignals::end) release_stop_signals();
   set_threads(session, context.config.run.threads);
+  forbid_tf32();
   if (invocation.command->kind == CommandKind::recipe) print_startup(context);
   return invocation.command->run(context);
 }

@@ -1,5 +1,6 @@
 #include "app/startup.h"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <sched.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -63,6 +64,11 @@ void set_threads(const Session& session, int64_t configured) {
   // A launcher that binds leaves each rank its own cores; else the ranks of a host share all of them.
   const int64_t share = cores < of_host ? cores : cores / session.local_size();
   at::set_num_threads(narrow<int>(configured > 0 ? configured : std::max<int64_t>(1, share)));
+}
+
+void forbid_tf32() {
+  at::globalContext().setAllowTF32CuDNN(false);
+  at::globalContext().setAllowTF32CuBLAS(false);
 }
 
 std::string version_line() {

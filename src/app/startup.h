@@ -9,6 +9,9 @@ namespace surgery {
 /// Sets the threads of tensor computations: `configured`, or OMP_NUM_THREADS, or this rank's share of the
 /// host's cores.
 void set_threads(const Session& session, int64_t configured);
+/// fp32 is fp32 on GPUs too: LibTorch leaves convolutions the TF32 of ten mantissa bits unless told
+/// otherwise.
+void forbid_tf32();
 
 /// "surgery 0.1.0 (commit)".
 std::string version_line();

@@ -5,6 +5,8 @@
 
 #include <fstream>
 
+#include "app/startup.h"
+
 namespace surgery {
 namespace {
 
@@ -152,6 +154,13 @@ TEST(Options, HelpNamesEveryOptionWithUnitAndDefault) {
   for (const Command& known : commands())
     EXPECT_NE(general_help().find(known.summary), std::string::npos) << known.name;
   EXPECT_NE(one.find("--modelDIR"), std::string::npos);
+}
+
+/// LibTorch's own default for convolutions is TF32, three decimal digits.
+TEST(Startup, Fp32IsFp32OnGpusToo) {
+  forbid_tf32();
+  EXPECT_FALSE(at::globalContext().allowTF32CuDNN());
+  EXPECT_FALSE(at::globalContext().allowTF32CuBLAS());
 }
 
 TEST(Options, UnknownCommandsNameTheNearest) {
