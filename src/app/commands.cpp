@@ -17,6 +17,7 @@ Command init_command();
 Command inspect_command();
 Command plan_command();
 Command pretrain_command();
+Command reconstruct_command();
 Command report_command();
 Command run_command();
 Command select_command();
@@ -24,10 +25,10 @@ Command tables_command();
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> table{
-      plan_command(),    run_command(),      cache_command(),    distill_command(),  tables_command(),
-      select_command(),  encode_command(),   finetune_command(), generate_command(), evaluate_command(),
-      report_command(),  forward_command(),  bench_command(),    export_command(),   init_command(),
-      inspect_command(), pretrain_command(), info_command(),
+      plan_command(),   run_command(),         cache_command(),    distill_command(),  tables_command(),
+      select_command(), encode_command(),      finetune_command(), generate_command(), evaluate_command(),
+      report_command(), reconstruct_command(), forward_command(),  bench_command(),    export_command(),
+      init_command(),   inspect_command(),     pretrain_command(), info_command(),
   };
   return table;
 }
