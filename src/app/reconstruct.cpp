@@ -1,6 +1,5 @@
 // Videos through the VAE and back: what its compression alone costs.
 #include <algorithm>
-#include <cmath>
 
 #include "app/command.h"
 #include "base/log.h"
@@ -49,7 +48,8 @@ std::vector<Source> sources(const fs::path& input, const ClipSpec& spec) {
   if (fs::is_directory(input)) {
     const std::vector<std::string> suffixes{".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif"};
     for (const auto& entry : fs::directory_iterator(input))
-      if (entry.is_regular_file() && std::ranges::contains(suffixes, entry.path().extension().string()))
+      if (entry.is_regular_file() &&
+          std::ranges::find(suffixes, entry.path().extension().string()) != suffixes.end())
         found.push_back({entry.path(), entry.path().filename().string(), spec});
     std::ranges::sort(found, {}, &Source::name);
   } else if (is_listing(input)) {
