@@ -13,4 +13,5 @@ fi
 eval "$exports"
 launch/build.sh
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec ctest --test-dir "build/${SURGERY_PRESET:-release}" --output-on-failure "$@"
+# Most tests use one core; those that use more say so (PROCESSORS).
+exec ctest --test-dir "build/${SURGERY_PRESET:-release}" --parallel "$(nproc)" --output-on-failure "$@"
