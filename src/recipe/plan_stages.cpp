@@ -364,11 +364,15 @@ PlanStage StagePlanner::generate() const {
   stage.flops = double(clips) * forwards * (transformer_flops(g) + double(students) * student_flops(g)) +
                 double(stage.units) * vae_decode_flops(model_.vae, e.frames, e.height, e.width);
   stage.memory = {student_weights(), vae()};  // the largest of the models, one at a time
-  stage.memory.push_back(
-      {"activations of one forward", forward_work(g, branches(e.guidance), weight_bytes())});
-  stage.memory.push_back(vae_features(
-      vae_decode_memory(model_.vae, e.frames, e.height, e.width, vae_tiling(config_.model), fp32)));
-  stage.memory.push_back(pixels(e.frames, e.height, e.width));
+  // A clip is decoded when its last forward is done: the larger of the two counts.
+  const PlanTerm forward{"activations of one forward", forward_work(g, branches(e.guidance), weight_bytes())};
+  const PlanTerm features = vae_features(
+      vae_decode_memory(model_.vae, e.frames, e.height, e.width, vae_tiling(config_.model), fp32));
+  const PlanTerm clip = pixels(e.frames, e.height, e.width);
+  if (forward.bytes > features.bytes + clip.bytes)
+    stage.memory.push_back(forward);
+  else
+    stage.memory.insert(stage.memory.end(), {features, clip});
   stage.memory = after_text(std::move(stage.memory));
   stage.disk = {{"latents, fp32",
                  double(stage.units) * fp32 * latent_elements(model_.vae, e.frames, e.height, e.width)},

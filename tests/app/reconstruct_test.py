@@ -49,7 +49,7 @@ class Reconstruct(unittest.TestCase):
         self.assertEqual(result.returncode, code, result.stderr)
         if code:
             return result
-        table = list(csv.DictReader((output / "reconstruction.csv").open()))
+        table = list(csv.DictReader((output / "reconstruction.csv").read_text().splitlines()))
         return output, json.loads((output / "reconstruction.json").read_text()), table, result.stdout
 
     def test_a_folder_whose_bad_clips_are_named_and_left_out(self):
