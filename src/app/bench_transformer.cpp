@@ -6,19 +6,19 @@ namespace surgery {
 BenchTable bench_transformer(const BenchOptions& options) {
   const TransformerConfig& config = options.transformer;
   const RandomKey key{2024, 1};
-  Transformer plain = Transformer::random(config, key), trained = Transformer::random(config, key);
-  trained.set_requires_grad(true);
+  Transformer transformer = Transformer::random(config, key);
+  transformer.set_requires_grad(true);
   const auto latents = random_normal(key.with("latents"), {options.batch, config.in_channels, 5, 16, 20});
   const auto text = random_normal(key.with("text"), {options.batch, 32, config.text_dim});
   const auto timestep = at::full({options.batch}, 500, at::kFloat);
   const std::vector<double> best =
       interleaved_best({[&] {
                           const at::NoGradGuard no_gradient;
-                          plain.forward(latents, timestep, text);
+                          transformer.forward(latents, timestep, text);
                         },
                         [&] {
-                          trained.forward(latents, timestep, text).square().mean().backward();
-                          for (auto& [name, tensor] : trained.parameters()) tensor.mutable_grad().reset();
+                          transformer.forward(latents, timestep, text).square().mean().backward();
+                          for (auto& [name, tensor] : transformer.parameters()) tensor.mutable_grad().reset();
                         }},
                        options.repetitions);
   const char* peer = "against diffusers: tests/bench/transformer_bench.py";

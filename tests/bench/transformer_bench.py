@@ -1,31 +1,39 @@
-"""The transformer's forward and forward+backward against diffusers, at the shipped teacher's sizes (or another model's).
+"""The transformer's forward and forward+backward against diffusers, at the shipped teacher's sizes or another model's.
 
-    SURGERY_BINARY=build/release/bin/surgery python tests/bench/transformer_bench.py [--threads 2] [--rounds 3] [--model DIR]
+    SURGERY_BINARY=build/release/bin/surgery PYTHON tests/bench/transformer_bench.py [--threads N] [--rounds N]
+        [--batch N]... [--model FOLDER] [--layers N]
 
-Both sides with the same threads, in turn, the best of all rounds of each. Prints milliseconds and the ratio (above 1:
-this program is faster).
+The same sizes (400 tokens of video, 32 of text, fp32, random weights) and threads, each side in a process of its own, in
+turn. Prints the best of all rounds, the ratio (above 1: this program is faster), and the largest resident size of each
+process; diffusers' holds Python and its modules, about 0.4 GiB. Wan2.1's own width, of which a few blocks tell as much as all:
+
+    ... transformer_bench.py --model configs/models/wan2.1-t2v-1.3b --layers 4 --batch 1
 """
 import argparse
 import json
 import os
 import pathlib
 import subprocess
+import sys
+import tempfile
 import time
 
 import torch
 from diffusers import WanTransformer3DModel
 
-OURS = os.environ.get("SURGERY_BINARY", "build/release/bin/surgery")
 TEACHER = pathlib.Path(__file__).resolve().parents[2] / "datasets/shapes/teacher"
+WORK = ("forward", "forward+backward")
 
 
-def ours(model, threads, batch, repetitions):
-    command = [OURS, "bench", "transformer", "--json", f"--model.path={model}", f"--run.threads={threads}", "--batch",
-               str(batch), "--repetitions", str(repetitions)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True,
-                            env={**os.environ, "OMP_NUM_THREADS": str(threads)})
-    figures = json.loads(result.stdout)
-    return tuple(row["seconds"] for row in figures["transformer"]["rows"])
+def call(command, threads):
+    """What a process printed as JSON, and its peak resident bytes."""
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, "OMP_NUM_THREADS": str(threads), "SURGERY_SINGLE_RANK": "1"})
+    printed = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        sys.exit(f"{command[0]} ended with {os.waitstatus_to_exitcode(status)}")
+    return json.loads(printed), 1024 * usage.ru_maxrss
 
 
 def best(repetitions, run):
@@ -37,8 +45,11 @@ def best(repetitions, run):
     return min(seconds[1:])
 
 
-def theirs(folder, batch, repetitions):
-    model = WanTransformer3DModel.from_config(json.loads((folder / "transformer/config.json").read_text()))
+def reference(options):
+    """A process of its own: prints the seconds of both kinds of work."""
+    torch.set_num_threads(options.threads)
+    model = WanTransformer3DModel.from_config(json.loads((options.model / "transformer/config.json").read_text()))
+    [batch] = options.batch
     latents, text = torch.randn(batch, model.config.in_channels, 5, 16, 20), torch.randn(batch, 32, model.config.text_dim)
     timestep = torch.full((batch,), 500.0)
 
@@ -50,7 +61,34 @@ def theirs(folder, batch, repetitions):
         model(latents, timestep, text, return_dict=False)[0].square().mean().backward()
         model.zero_grad()
 
-    return best(repetitions, forward), best(repetitions, training)
+    print(json.dumps([best(options.repetitions, forward), best(options.repetitions, training)]))
+
+
+def with_layers(folder, layers, place):
+    """The sizes of a model with another number of blocks."""
+    config = json.loads((folder / "transformer/config.json").read_text())
+    (place / "transformer").mkdir()
+    (place / "transformer/config.json").write_text(json.dumps({**config, "num_layers": layers}))
+    return place
+
+
+def measure(options, model, batch):
+    binary = os.environ.get("SURGERY_BINARY", "build/release/bin/surgery")
+    ours = [binary, "bench", "transformer", "--json", f"--model.config={model}", f"--run.threads={options.threads}",
+            "--batch", batch, "--repetitions", options.repetitions]
+    theirs = [sys.executable, __file__, "--reference", "--model", model, "--threads", options.threads, "--batch", batch,
+              "--repetitions", options.repetitions]
+    seconds, peaks = {"ours": [], "diffusers": []}, {"ours": 0, "diffusers": 0}
+    for _ in range(options.rounds):
+        for side, command in (("ours", ours), ("diffusers", theirs)):
+            figures, peak = call(command, options.threads)
+            seconds[side].append([row["seconds"] for row in figures["transformer"]["rows"]] if side == "ours" else figures)
+            peaks[side] = max(peaks[side], peak / 2**30)
+    for index, what in enumerate(WORK):
+        mine, peer = (min(figures[index] for figures in seconds[side]) for side in ("ours", "diffusers"))
+        print(f"batch {batch}, {options.threads} threads, {what}: ours {1e3 * mine:.1f} ms, diffusers {1e3 * peer:.1f} ms, "
+              f"ratio {peer / mine:.2f}")
+    print(f"batch {batch}, peak memory of both: ours {peaks['ours']:.2f} GiB, diffusers {peaks['diffusers']:.2f} GiB")
 
 
 def main():
@@ -58,17 +96,17 @@ def main():
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--repetitions", type=int, default=10)
+    options.add_argument("--batch", type=int, action="append", help="default: 1 and 4")
     options.add_argument("--model", type=pathlib.Path, default=TEACHER, help="folder whose transformer/config.json is taken")
+    options.add_argument("--layers", type=int, help="so many blocks instead of the model's")
+    options.add_argument("--reference", action="store_true", help=argparse.SUPPRESS)
     options = options.parse_args()
-    torch.set_num_threads(options.threads)
-    for batch in (1, 4):
-        rounds = [(ours(options.model, options.threads, batch, options.repetitions),
-                   theirs(options.model, batch, options.repetitions))
-                  for _ in range(options.rounds)]
-        for index, what in enumerate(("forward", "forward+backward")):
-            mine, peer = (min(figures[side][index] for figures in rounds) for side in (0, 1))
-            print(f"batch {batch}, {options.threads} threads, {what}: ours {1e3 * mine:.1f} ms, diffusers {1e3 * peer:.1f} ms, "
-                  f"ratio {peer / mine:.2f}")
+    if options.reference:
+        return reference(options)
+    with tempfile.TemporaryDirectory() as place:
+        model = with_layers(options.model, options.layers, pathlib.Path(place)) if options.layers else options.model
+        for batch in options.batch or (1, 4):
+            measure(options, model, batch)
 
 
 if __name__ == "__main__":
