@@ -33,7 +33,7 @@ TensorMap run(const std::filesystem::path&, const TensorMap& input, const Comman
   const int64_t steps = velocities.size(0);
   const Schedule schedule = schedule_of(input, options, steps);
   const SamplerKind kind = parse_sampler(options.text("sampler", "unipc"));
-  if (kind == SamplerKind::unipc && schedule.sigmas.front() >= 1 && !input.contains("sigmas"))
+  if (!can_start(kind, schedule) && !input.contains("sigmas"))
     fail_usage(
         "--schedule = {} starts at noise level 1, where unipc cannot: choose diffusers-unipc or wan-unipc",
         options.text("schedule", ""));

@@ -1,17 +1,20 @@
 #include "data/inspect.h"
 
 #include "app/command.h"
+#include "app/inspect_run.h"
 
 namespace surgery {
 namespace {
 
 ExitCode run(Context& context) {
   const std::vector<std::string>& files = context.options.positional();
-  if (files.empty()) fail_usage("inspect: no file was given: name artifacts, models, videos or folders");
+  if (files.empty())
+    fail_usage("inspect: no file was given: name artifacts, models, runs, videos or folders");
   if (context.session.rank() != 0) return ExitCode::done;
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   for (const std::string& file : files) {
-    nlohmann::ordered_json found = inspect_file(file);
+    const auto of_run = inspect_run(file);
+    nlohmann::ordered_json found = of_run ? *of_run : inspect_file(file);
     if (!context.options.has("json")) {
       if (files.size() > 1) fmt::print("{}{}\n", file == files.front() ? "" : "\n", file);
       fmt::print("{}", inspection_text(found));
@@ -31,7 +34,7 @@ ExitCode run(Context& context) {
 
 Command inspect_command() {
   return {"inspect",
-          "what any artifact, model, video or folder holds; checksums are verified",
+          "what any artifact, model, run, video or folder holds; checksums are verified",
           run,
           CommandKind::tool,
           {{"json", "", "print as JSON (an object, or an array for several files)", false}},

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "base/errors.h"
+#include "data/inspect_model.h"
 #include "data/latent_shard.h"
 #include "data/manifest.h"
 #include "data/prompts.h"
@@ -204,6 +205,7 @@ Json inspect_table(const std::filesystem::path& path) {
 }
 
 Json inspect_folder(const std::filesystem::path& path) {
+  if (auto model = inspect_model(path)) return *model;
   std::vector<std::filesystem::path> entries;
   for (const auto& entry : std::filesystem::directory_iterator(path)) entries.push_back(entry.path());
   std::sort(entries.begin(), entries.end());

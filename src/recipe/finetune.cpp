@@ -14,6 +14,7 @@
 #include "recipe/student.h"
 #include "recipe/text_cache.h"
 #include "storage/checkpoint.h"
+#include "wan/flow.h"
 
 namespace surgery {
 namespace {
@@ -119,13 +120,13 @@ class Trainer {
       const RandomKey key = recipe_.key("finetune").with(static_cast<uint64_t>(position));
       RandomStream draws(key.with("draws"));
       const double u = draws.uniform();
-      const double sigma = f_.shift * u / (1 + (f_.shift - 1) * u);
       const bool drop = draws.uniform() < f_.text_dropout;
       const at::Tensor noise = random_normal(key.with("noise"), sample.latents.sizes());
-      inputs.push_back((1 - sigma) * sample.latents + sigma * noise);
-      targets.push_back(noise - sample.latents);
+      const FlowSample flow = flow_sample(sample.latents, noise, shifted_level(u, f_.shift));
+      inputs.push_back(flow.input);
+      targets.push_back(flow.target);
+      timesteps.push_back(flow.timestep);
       texts.push_back(pad_text(drop ? negative_ : sample.text, recipe_.text_length()));
-      timesteps.push_back(1000 * sigma);
     }
     const at::ScalarType type = parameters_.front().second.scalar_type();
     return {at::stack(inputs).to(recipe_.device), at::tensor(timesteps, at::kFloat).to(recipe_.device),

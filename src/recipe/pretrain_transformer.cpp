@@ -12,6 +12,7 @@
 #include "recipe/trained_parameters.h"
 #include "storage/safetensors.h"
 #include "storage/tensor_store.h"
+#include "wan/flow.h"
 
 namespace surgery {
 namespace {
@@ -91,7 +92,7 @@ class Trainer {
       texts.push_back(drop ? empty_ : text_.at(shapes_caption(shapes_attributes(ShapesSplit::train, clip))));
       const double u = 1 / (1 + std::exp(-draws.normal()));
       const double shift = draws.uniform() < o_.text_share ? o_.text_shift : o_.shift;
-      sigma[i] = shift * u / (1 + (shift - 1) * u);
+      sigma[i] = shifted_level(u, shift);
     }
     const at::Tensor x0 = at::stack(clean);
     const at::Tensor noise = random_normal(key.with("noise"), x0.sizes());
@@ -256,7 +257,7 @@ ShapesScore score_teacher(const Transformer& model, const Vae& vae, const Captio
                        .to(device);
     const auto sigma = [&](int64_t i) {
       const double u = 1 - static_cast<double>(i) / static_cast<double>(options.sampling_steps);
-      return options.shift * u / (1 + (options.shift - 1) * u);
+      return shifted_level(u, options.shift);
     };
     for (int64_t i = 0; i < options.sampling_steps; ++i) {
       if (stop()) return score;

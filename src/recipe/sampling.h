@@ -30,7 +30,7 @@ std::string sampling_text(const Section& s) {
 template <class Section>
 std::string sampling_fault(const Section& s, const char* section) {
   const Schedule schedule = make_schedule(s.steps, s.shift, parse_schedule(s.schedule));
-  if (parse_sampler(s.sampler) != SamplerKind::unipc || schedule.sigmas.front() < 1) return "";
+  if (can_start(parse_sampler(s.sampler), schedule)) return "";
   return fmt::format(
       "{0}.sampler = unipc cannot start at noise level 1, where {0}.schedule = {1} starts: choose the "
       "schedule "

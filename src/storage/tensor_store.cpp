@@ -7,13 +7,11 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "base/errors.h"
 #include "storage/mapped_file.h"
 #include "storage/safetensors.h"
-#include "storage/strict_json.h"
 #include "storage/torch_file.h"
 
 namespace surgery {
@@ -31,13 +29,6 @@ constexpr std::array<std::pair<DType, at::ScalarType>, 10> kTypes{{{DType::f64, 
                                                                    {DType::i8, at::kChar},
                                                                    {DType::u8, at::kByte},
                                                                    {DType::boolean, at::kBool}}};
-
-/// A shard's name comes from a file that anyone may have written: it must not lead out of the folder.
-void check_shard_name(const std::string& shard, const fs::path& index) {
-  VALIDATE(!shard.empty() && shard.find_first_of("/\\") == std::string::npos && shard != ".." && shard != ".",
-           "{}: shard name \"{}\" leads out of the folder (hostile file?): check its source", index.string(),
-           shard);
-}
 
 /// Ends a tensor's hold of its file; by this function a tensor is known to view a mapping.
 void let_file_go(void* file) {
@@ -100,34 +91,6 @@ std::map<std::string, TensorStore::Place> TensorStore::read_places(const fs::pat
   return places;
 }
 
-TensorStore TensorStore::open_folder(const fs::path& folder, const std::string& stem) {
-  const fs::path single = folder / (stem + ".safetensors");
-  const fs::path index = folder / (stem + ".safetensors.index.json");
-  if (fs::exists(single)) return open_file(single);
-  if (!fs::exists(index))
-    fail_io("{}: neither {} nor {} is there (no weights to load): check the model's folder", folder.string(),
-            single.filename().string(), index.filename().string());
-  const nlohmann::json json = read_json_file(index.string(), 4);
-  VALIDATE(json.is_object() && json.contains("weight_map") && json["weight_map"].is_object(),
-           "{}: has no weight_map (not an index of safetensors shards): check the model's folder",
-           index.string());
-  TensorStore store;
-  store.description_ = index.string();
-  std::map<std::string, std::map<std::string, Place>> shards;
-  for (const auto& [name, value] : json["weight_map"].items()) {
-    VALIDATE(value.is_string(), "{}: \"{}\" names no shard (damaged file): download it again", index.string(),
-             name);
-    const std::string shard = value.get<std::string>();
-    check_shard_name(shard, index);
-    if (!shards.contains(shard)) shards[shard] = read_places(folder / shard);
-    const auto found = shards[shard].find(name);
-    VALIDATE(found != shards[shard].end(), "{}: tensor \"{}\" is not in shard {} (incomplete download?)",
-             index.string(), name, shard);
-    store.where_[name] = found->second;
-  }
-  return store;
-}
-
 std::vector<std::string> TensorStore::names() const {
   std::vector<std::string> result;
   for (const auto& [name, place] : where_) result.push_back(name);
@@ -186,10 +149,25 @@ int64_t LazyTensor::numel() const {
   return c10::multiply_integers(shape);
 }
 
+namespace {
+/// Elements [begin, end) of a tensor in row-major order; of one that is not contiguous no others are copied.
+at::Tensor elements_of(const at::Tensor& tensor, int64_t begin, int64_t end) {
+  if (tensor.is_contiguous()) return tensor.view(-1).slice(0, begin, end);
+  const int64_t row = tensor.numel() / tensor.size(0);
+  const int64_t first = (begin + row - 1) / row, last = end / row;  // of the rows that are wanted whole
+  if (first > last) return elements_of(tensor[last], begin - last * row, end - last * row);
+  std::vector<at::Tensor> parts;
+  if (begin < first * row) parts.push_back(elements_of(tensor[first - 1], begin - (first - 1) * row, row));
+  if (first < last) parts.push_back(tensor.slice(0, first, last).reshape(-1));
+  if (last * row < end) parts.push_back(elements_of(tensor[last], 0, end - last * row));
+  return at::cat(parts);
+}
+}  // namespace
+
 LazyTensor lazy(const at::Tensor& tensor) {
   EXPECT(tensor.defined());
   return {tensor.sizes().vec(),
-          [tensor](int64_t begin, int64_t end) { return tensor.detach().reshape(-1).slice(0, begin, end); }};
+          [tensor = tensor.detach()](int64_t begin, int64_t end) { return elements_of(tensor, begin, end); }};
 }
 
 LazyTensors lazy(const TensorMap& tensors) {

@@ -17,14 +17,12 @@ using TensorMap = std::map<std::string, at::Tensor>;
 at::ScalarType to_torch(DType dtype);
 DType from_torch(at::ScalarType type);
 
-/// Named tensors of a folder's single or sharded safetensors, or of one file: safetensors or torch.save's zip
+/// Named tensors of one file: safetensors or torch.save's zip
 /// archive (.pth), told apart by their first bytes. Tensors view the mapping (no copy) where alignment allows
 /// and keep it alive; nothing is read until touched. Those of an archive may be strided and share memory, as
 /// saved.
 class TensorStore {
  public:
-  /// `stem`.safetensors, or `stem`.safetensors.index.json with its shards.
-  static TensorStore open_folder(const std::filesystem::path& folder, const std::string& stem);
   /// Safetensors or torch.save archive. Throws Error{data} for a damaged or foreign file, Error{io} for none.
   static TensorStore open_file(const std::filesystem::path& file);
 
@@ -77,6 +75,7 @@ using LazyTensors = std::map<std::string, LazyTensor>;
 /// Elements of one piece at most: 64 MiB of fp32.
 inline constexpr int64_t kLazyPiece = int64_t{1} << 24;
 
+/// A tensor that is there; pieces of one that is not contiguous are copies of their elements alone.
 LazyTensor lazy(const at::Tensor& tensor);
 LazyTensors lazy(const TensorMap& tensors);
 /// Every tensor made.

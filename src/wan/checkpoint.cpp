@@ -13,6 +13,7 @@
 #include "base/text.h"
 #include "storage/safetensors.h"
 #include "storage/strict_json.h"
+#include "wan/tensor_faults.h"
 
 namespace surgery {
 namespace {
@@ -62,7 +63,7 @@ std::map<std::string, std::string> read_weight_map(const fs::path& index) {
     const std::string shard = value.is_string() ? value.get<std::string>() : "";
     // Its name comes from a file that anyone may have written: it must not lead out of the folder.
     VALIDATE(
-        !shard.empty() && shard != ".." && shard.find_first_of("/\\") == std::string::npos,
+        !shard.empty() && shard != "." && shard != ".." && shard.find_first_of("/\\") == std::string::npos,
         "{}: \"{}\" lies in {}, which is no shard of this folder (damaged or hostile file): check its source",
         index.string(), name, value.dump());
     shards[name] = shard;
@@ -285,6 +286,33 @@ std::optional<PartFiles> find(ModelPart part, const fs::path& where, std::vector
   return files;
 }
 
+/// The tensors of an index's shards. Index and shards must tell the same, in both directions: a tensor that
+/// only its shard knows would be left out in silence, or stand for an older one that the index means.
+TensorMap read_indexed(const fs::path& index) {
+  const std::map<std::string, std::string> indexed = read_weight_map(index);
+  std::map<std::string, TensorStore> shards;
+  for (const auto& [name, shard] : indexed)
+    if (!shards.contains(shard)) shards.emplace(shard, TensorStore::open_file(index.parent_path() / shard));
+  TensorMap read;
+  TensorFaults faults;
+  for (const auto& [name, shard] : indexed)
+    if (const TensorStore& store = shards.at(shard); store.contains(name))
+      read[name] = store.get(name);
+    else
+      faults.add(name, "is not in shard " + shard);
+  for (const auto& [shard, store] : shards)
+    for (const std::string& name : store.names())
+      if (const auto found = indexed.find(name); found == indexed.end())
+        faults.add(name, fmt::format("is in shard {}, but not in the index", shard));
+      else if (found->second != shard)
+        faults.add(name, fmt::format("is in shard {}, but by the index in {}", shard, found->second));
+  VALIDATE(faults.empty(),
+           "{}: does not fit its shards (incomplete download, or files of two checkpoints?): download the "
+           "index and its shards again:{}",
+           index.string(), faults.text());
+  return read;
+}
+
 }  // namespace
 
 const char* to_string(ModelPart part) {
@@ -314,23 +342,14 @@ PartFiles require_part(ModelPart part, const fs::path& where) {
 
 TensorMap read_part(const PartFiles& files) {
   TensorMap read;
-  if (!files.index.empty()) {
-    std::map<std::string, TensorStore> shards;
-    for (const auto& [name, shard] : read_weight_map(files.index)) {
-      auto opened = shards.find(shard);
-      if (opened == shards.end())
-        opened = shards.emplace(shard, TensorStore::open_file(files.index.parent_path() / shard)).first;
-      VALIDATE(opened->second.contains(name), "{}: tensor \"{}\" is not in shard {} (incomplete download?)",
-               files.index.string(), name, shard);
-      read[name] = opened->second.get(name);
-    }
-  } else {
+  if (!files.index.empty())
+    read = read_indexed(files.index);
+  else
     for (const fs::path& file : files.weights)
       for (auto& [name, tensor] : TensorStore::open_file(file).all())
         VALIDATE(read.emplace(name, tensor).second,
                  "{}: tensor {} is in another shard too (files of two checkpoints?): keep those of one",
                  file.string(), name);
-  }
   if (files.prefix.empty()) return read;
   TensorMap tensors;
   for (const auto& [name, tensor] : read)

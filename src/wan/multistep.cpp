@@ -105,10 +105,6 @@ class DpmSolver final : public Sampler {
 }  // namespace
 
 std::unique_ptr<Sampler> make_unipc(const Schedule& schedule) {
-  VALIDATE(schedule.sigmas.front() < 1,
-           "UniPC starts at sigma {} (its logarithm of the signal is finite only below 1): lower the first "
-           "level by 1e-6",
-           schedule.sigmas.front());
   return std::make_unique<UniPC>(schedule);
 }
 

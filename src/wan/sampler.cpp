@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "base/errors.h"
+#include "wan/flow.h"
 #include "wan/multistep.h"
 
 namespace surgery {
@@ -115,7 +116,7 @@ Schedule make_schedule(int64_t steps, double shift, ScheduleKind kind) {
   if (steps < 1) fail_usage("{} sampling steps (at least one is needed): set steps to 1 or more", steps);
   if (!(shift > 0) || !std::isfinite(shift))
     fail_usage("shift {} (the schedule needs a positive one): set shift above 0, for example 3", shift);
-  const auto shifted = [&](double level) { return shift * level / (1 + (shift - 1) * level); };
+  const auto shifted = [&](double level) { return shifted_level(level, shift); };
   Schedule schedule;
   for (int64_t i = 0; i < steps; ++i) {
     const double sigma = level_at(kind, static_cast<double>(i), static_cast<double>(steps), shifted);
@@ -153,9 +154,17 @@ std::string to_string(SamplerKind kind) {
   return "unknown";
 }
 
+bool can_start(SamplerKind kind, const Schedule& schedule) {
+  return kind != SamplerKind::unipc || schedule.sigmas.front() < 1;
+}
+
 std::unique_ptr<Sampler> make_sampler(SamplerKind kind, const Schedule& schedule,
                                       std::function<at::Tensor(int64_t step)> noise, double eta) {
   EXPECT(schedule.sigmas.size() >= 2);
+  VALIDATE(can_start(kind, schedule),
+           "UniPC starts at sigma {} (its logarithm of the signal is finite only below 1): lower the first "
+           "level by 1e-6",
+           schedule.sigmas.front());
   switch (kind) {
     case SamplerKind::euler:
       return std::make_unique<Euler>(schedule);

@@ -44,6 +44,10 @@ std::vector<std::string> sampler_names();
 SamplerKind parse_sampler(const std::string& name);
 std::string to_string(SamplerKind kind);
 
+/// Whether the sampler's formulas hold at the first level: UniPC's do not at 1, where the logarithm of the
+/// signal is infinite.
+bool can_start(SamplerKind kind, const Schedule& schedule);
+
 /// A sampler over one schedule; keeps its own fp32 history. With x_sigma = (1 - sigma) x0 + sigma noise the
 /// velocity is noise - x0.
 class Sampler {

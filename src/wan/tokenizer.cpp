@@ -2,6 +2,7 @@
 #include <sentencepiece_trainer.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 #include <unordered_map>
 
 #include "base/errors.h"
@@ -94,7 +95,35 @@ bool keeps_bytes(const sentencepiece::SentencePieceProcessor& processor, const f
   std::error_code error;
   if (!any || !fs::exists(folder / kFast, error)) return false;
   const Json fast = read_json_file((folder / kFast).string());
-  return fast.is_object() && fast.value("/model/byte_fallback"_json_pointer, Json(false)) == true;
+  VALIDATE(fast.is_object() && fast.contains("model") && fast["model"].is_object(),
+           "{}: describes no model (damaged or foreign file): download it again", (folder / kFast).string());
+  return fast["model"].value("byte_fallback", Json(false)) == true;
+}
+
+/// Whether a serialised SentencePiece model has its pieces, and behind them its trainer's and its
+/// normaliser's settings. A file that ends between two pieces is a well-formed message too, without the
+/// characters' map.
+bool is_whole_model(const std::string& bytes) {
+  std::set<uint64_t> fields;
+  size_t at = 0;
+  const auto number = [&] {
+    uint64_t value = 0;
+    for (int shift = 0; at < bytes.size() && shift < 64; shift += 7) {
+      const auto byte = static_cast<uint8_t>(bytes[at++]);
+      value |= static_cast<uint64_t>(byte & 0x7f) << shift;
+      if (byte < 0x80) break;
+    }
+    return value;
+  };
+  while (at < bytes.size()) {
+    const uint64_t key = number(), length = number();
+    if (key % 8 == 0) continue;  // a plain number, the one just read
+    if (key % 8 != 2 || length > bytes.size() - at) break;
+    fields.insert(key / 8);
+    at += length;
+  }
+  constexpr uint64_t kPieces = 1, kTrainer = 2, kNormalizer = 3;
+  return fields.contains(kPieces) && fields.contains(kTrainer) && fields.contains(kNormalizer);
 }
 
 }  // namespace
@@ -112,6 +141,8 @@ Tokenizer Tokenizer::load(const fs::path& folder) {
   const auto status = state.processor.LoadFromSerializedProto(model);
   VALIDATE(status.ok(), "{}: not a SentencePiece model (damaged or foreign file): download it again ({})",
            (inside / kModel).string(), status.ToString());
+  VALIDATE(is_whole_model(model), "{}: ends before its settings (truncated file): download it again",
+           (inside / kModel).string());
   VALIDATE(state.processor.eos_id() > 0,
            "{}: has no end-of-sequence piece (the encoder was trained with one): take the tokenizer of the "
            "text encoder",

@@ -103,10 +103,10 @@ class Transformer {
   FeatureMap phi_q(int64_t block) const;
   FeatureMap phi_k(int64_t block) const;
 
-  /// hidden_states [B, in_channels, T, H, W], timestep [B] (0..1000), text [B, L, text_dim] -> velocity, same
-  /// shape. `attention`, when given, replaces every block's self-attention core; else each block's own rate
-  /// is used. `last_block`: stop after this block's self-attention was called (returns an undefined tensor);
-  /// -1 = whole model.
+  /// hidden_states [B, in_channels, T, H, W], timestep [B] (0..1000, fp32 or whole numbers whatever the
+  /// precision), text [B, L, text_dim] -> velocity, same shape. `attention`, when given, replaces every
+  /// block's self-attention core; else each block's own rate is used. `last_block`: stop after this block's
+  /// self-attention was called (returns an undefined tensor); -1 = whole model.
   at::Tensor forward(const at::Tensor& hidden_states, const at::Tensor& timestep, const at::Tensor& text,
                      const AttentionFunction* attention = nullptr, int64_t last_block = -1) const;
 

@@ -31,6 +31,10 @@ void check_inputs(const TransformerConfig& config, const at::Tensor& hidden_stat
            "timestep is [{}] (one per sample of hidden_states is needed): give [{}]",
            fmt::join(timestep.sizes(), ", "), hidden_states.size(0));
   VALIDATE(
+      !at::isReducedFloatingType(timestep.scalar_type()),
+      "timestep is {} (998.39 would have become 1000, another noise level): give fp32, whatever the rest is",
+      at::toString(timestep.scalar_type()));
+  VALIDATE(
       text.dim() == 3 && text.size(0) == hidden_states.size(0) && text.size(1) > 0 &&
           text.size(2) == config.text_dim,
       "encoder_hidden_states is [{}] (one text of {}-vectors per sample is needed): give [{}, length, {}]",

@@ -1,4 +1,5 @@
 #include "base/errors.h"
+#include "base/log.h"
 #include "storage/atomic_file.h"
 #include "wan/checkpoint.h"
 #include "wan/diffusers_loader.h"
@@ -101,6 +102,9 @@ TransformerConfig config_of(const PartFiles& files, const TensorMap& tensors) {
 
 Transformer Transformer::load(const std::filesystem::path& where) {
   const PartFiles files = require_part(ModelPart::transformer, where);
+  if (log_rank() == 0 && files.config.empty() && stored_config(files).empty())
+    log_warning("{}: comes without a configuration, so its heads are taken for Wan2.1's, of 128 channels",
+                files.place().string());
   TensorMap tensors = read_part(files);
   TransformerConfig config = config_of(files, tensors);
   TensorMap parameters = to_our_names(files, std::move(tensors), transformer_names(config),

@@ -63,6 +63,49 @@ TEST_F(Inspect, TextFilesAreToldApart) {
   EXPECT_EQ(inspect_file(folder_)["files"].size(), 5u);
 }
 
+TEST_F(Inspect, ModelsTellTheirParts) {
+  TransformerConfig config;
+  config.num_layers = 2, config.num_attention_heads = 1, config.ffn_dim = 48, config.freq_dim = 32;
+  config.text_dim = 24;
+  config.hybrid = HybridSettings{};
+  config.hybrid->rates = {Rate::full(), Rate::every(4)};
+  const auto model = Transformer::random(config, {1, 1});
+  TextEncoderConfig text;
+  text.vocab_size = 60, text.d_model = 24, text.d_kv = 8, text.d_ff = 40, text.num_layers = 2,
+  text.num_heads = 4;
+  for (const Naming naming : {Naming::diffusers, Naming::wan}) {
+    const bool wan = naming == Naming::wan;
+    const auto place = file(wan ? "original" : "folders");
+    model.save(wan ? place : place / "transformer", at::kBFloat16,
+               {.naming = naming, .stem = "", .shard_bytes = 100'000});
+    TextEncoder::random(text, {1, 2})
+        .save(wan ? place : place / "text_encoder", at::kFloat,
+              {.naming = naming, .stem = wan ? "t5" : "", .config_inside = wan});
+    const auto found = inspect_file(place);
+    EXPECT_EQ(found["kind"], "model");
+    ASSERT_EQ(found["parts"].size(), 2u) << found;
+    const auto& part = found["parts"][0];
+    EXPECT_EQ(part["part"], "transformer");
+    EXPECT_EQ(part["layout"], wan ? "wan" : "diffusers");
+    EXPECT_GT(part["files"], 1);
+    EXPECT_EQ(part["tensors"], model.parameters().size());
+    int64_t numbers = 0;
+    for (const auto& [name, tensor] : model.parameters()) numbers += tensor.numel();
+    EXPECT_EQ(part["parameters"], numbers);
+    EXPECT_EQ(part["dtype"].size(), 2u) << "fp32 tables beside bf16 matrices";
+    const std::string sizes = part["sizes"];
+    EXPECT_NE(sizes.find("2 blocks of 1 heads of 128"), std::string::npos) << sizes;
+    EXPECT_NE(sizes.find("1 at 4"), std::string::npos) << sizes;
+    EXPECT_EQ(found["parts"][1]["part"], "text_encoder");
+    EXPECT_EQ(found["parts"][1]["dtype"], std::vector<std::string>{"F32"});
+    EXPECT_NE(inspection_text(found).find("transformer"), std::string::npos);
+  }
+  // A configuration that contradicts the tensors is an error here too; other files make no model.
+  std::filesystem::rename(file("folders/text_encoder/config.json"), file("config.json"));
+  expect_failure([&] { inspect_file(file("folders")); }, ExitCode::io, {"text_encoder/config.json"});
+  EXPECT_EQ(inspect_file(folder_)["kind"], "folder");
+}
+
 TEST_F(Inspect, VideosAreProbed) {
   SKIP_WITHOUT_VIDEO();
   write_mp4(file("a.mp4"), numbered_frames(5, 64, 96));

@@ -4,10 +4,12 @@ none, with and without pieces for bytes, on a thousand prompts and the lines tha
 The reference is what Wan and diffusers use, the fast tokenizer: transformers' conversion of spiece.model with umT5's 300
 sentinels (what its tokenizer.json holds), and the class that AutoTokenizer gives today.
 
-Environment: TEXT_PROGRAM, tests/parity/text_program.cpp.
+Environment: TEXT_PROGRAM, tests/parity/text_program.cpp; SURGERY_BINARY, the program.
 """
 import io
 import json
+import os
+import subprocess
 import types
 
 import pytest
@@ -112,6 +114,10 @@ def test_bytes_are_kept_where_tokenizer_json_says_so(trained, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram", "byte_fallback": False}}))
     without = ask("ids", [rare], tmp_path)
     assert without == ask("ids", [rare], trained) and UNKNOWN in without[0]
+    for damaged in ["", '{"model":', "[1]", "{}", '{"model": []}', '{"model": 7}']:
+        (tmp_path / "tokenizer.json").write_text(damaged)
+        result = subprocess.run([os.environ["SURGERY_BINARY"], "inspect", tmp_path], capture_output=True, text=True)
+        assert result.returncode == 65 and "tokenizer.json" in result.stderr, (damaged, result.stderr)
 
 
 def test_ids_are_those_of_todays_class(trained):

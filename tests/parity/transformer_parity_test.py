@@ -129,10 +129,10 @@ def test_bf16_rounds_where_diffusers_rounds(tmp_path):
     code, ours = forward(tmp_path, tensors, tmp_path, "--precision", "bf16-diffusers")
     assert code == DONE, ours
     assert ours.dtype == torch.bfloat16
-    # Not worse than the reference's own rounding, and nearer to it than the exact result is.
+    # Nearer to the reference than one that rounds elsewhere could be: a residual stream in fp32 is at 0.9 of `own`.
     own = difference(expected, exact)
-    assert difference(ours, exact) <= 1.2 * own
-    assert difference(ours, expected) <= 1.2 * own
+    agree(ours, expected, 0.7 * own)
+    assert difference(ours, exact) <= 1.1 * own
 
 
 def autocast(model, hidden_states, timestep, encoder_hidden_states):

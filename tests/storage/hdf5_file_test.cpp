@@ -1,6 +1,7 @@
 #include "storage/hdf5_file.h"
 
 #include <gtest/gtest.h>
+#include <hdf5.h>
 
 #include <thread>
 
@@ -100,6 +101,42 @@ TEST(Hdf5File, TruncatedFilesAreRefused) {
     write_raw(folder / "cut.h5", whole.substr(0, length));
     expect_error(ExitCode::data, "cut.h5", [&] { Hdf5Reader(folder / "cut.h5", kFormat, 3); });
   }
+}
+
+/// A foreign file whose one dataset "x" of `bytes` bytes is laid out by `creation`, never written.
+void write_foreign(const std::filesystem::path& path, hsize_t bytes, hid_t creation) {
+  const hid_t file = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT),
+              space = H5Screate_simple(1, &bytes, nullptr),
+              dataset = H5Dcreate2(file, "x", H5T_STD_U8LE, space, H5P_DEFAULT, creation, H5P_DEFAULT);
+  EXPECT_GE(dataset, 0);
+  H5Dclose(dataset), H5Sclose(space), H5Fclose(file), H5Pclose(creation);
+}
+
+TEST(Hdf5File, WhatTheFileDoesNotHoldIsNotAllocated) {
+  const TestFolder folder;
+  const auto refused = [&](const std::string& message) {
+    EXPECT_LT(std::filesystem::file_size(folder / "x.h5"), 100'000u);
+    expect_error(ExitCode::data, message, [&] { Hdf5Reader(folder / "x.h5", kFormat, 3); });
+    expect_error(ExitCode::data, message, [&] { hdf5_format(folder / "x.h5"); });
+  };
+  const auto creation = [] { return H5Pcreate(H5P_DATASET_CREATE); };
+  write_foreign(folder / "x.h5", hsize_t{1} << 40, creation());  // a tebibyte that was never written
+  refused("reaches beyond the end of the file");
+  const hid_t packed = creation();
+  const hsize_t chunk = 1 << 30;
+  H5Pset_chunk(packed, 1, &chunk), H5Pset_deflate(packed, 9);
+  write_foreign(folder / "x.h5", hsize_t{1} << 40, packed);
+  refused("not stored in one piece");
+  write_raw(folder / "secret", std::string(64, 's'));
+  const hid_t elsewhere = creation();
+  H5Pset_external(elsewhere, (folder / "secret").c_str(), 0, 64);
+  write_foreign(folder / "x.h5", 64, elsewhere);
+  refused("not stored in one piece");
+  write_foreign(folder / "other.h5", 64, creation());
+  const hid_t file = H5Fcreate((folder / "x.h5").c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+  H5Lcreate_external((folder / "other.h5").c_str(), "/x", file, "link", H5P_DEFAULT, H5P_DEFAULT);
+  H5Fclose(file);
+  refused("not a whole artifact");
 }
 
 TEST(Hdf5File, AFlippedBitIsSeenOrChangesNothing) {

@@ -163,33 +163,28 @@ TEST(Safetensors, UnreadableFilesAreInputOutputErrors) {
   expect_error(ExitCode::io, "cannot be written", [&] { save_tensors(folder / "no/folder", {}); });
 }
 
-TEST(TensorStore, ReadsShards) {
+TEST(TensorStore, NamesWhatIsMissing) {
   const TestFolder folder;
-  save_tensors(folder / "model-1.safetensors", {{"a", at::ones({2})}});
-  save_tensors(folder / "model-2.safetensors", {{"b", at::zeros({3})}});
-  write_raw(
-      folder / "model.safetensors.index.json",
-      R"({"metadata":{"total_size":20},"weight_map":{"a":"model-1.safetensors","b":"model-2.safetensors"}})");
-  const TensorStore store = TensorStore::open_folder(folder.path(), "model");
-  EXPECT_EQ(store.names(), (std::vector<std::string>{"a", "b"}));
-  EXPECT_EQ(store.get("b").numel(), 3);
+  save_tensors(folder / "a", {{"b", at::zeros({3})}});
+  const TensorStore store = TensorStore::open_file(folder / "a");
+  EXPECT_EQ(store.names(), std::vector<std::string>{"b"});
   expect_error(ExitCode::data, "tensor \"c\" is missing", [&] { store.get("c"); });
 }
 
-TEST(TensorStore, RefusesBadShardLists) {
-  const TestFolder folder;
-  save_tensors(folder / "s.safetensors", {{"a", at::ones({2})}});
-  const auto open = [&](const std::string& index) {
-    write_raw(folder / "model.safetensors.index.json", index);
-    TensorStore::open_folder(folder.path(), "model");
-  };
-  expect_error(ExitCode::data, "leads out", [&] { open(R"({"weight_map":{"a":"../s.safetensors"}})"); });
-  expect_error(ExitCode::data, "leads out", [&] { open(R"({"weight_map":{"a":".."}})"); });
-  expect_error(ExitCode::data, "not in shard", [&] { open(R"({"weight_map":{"b":"s.safetensors"}})"); });
-  expect_error(ExitCode::data, "names no shard", [&] { open(R"({"weight_map":{"a":1}})"); });
-  expect_error(ExitCode::data, "weight_map", [&] { open("[]"); });
-  expect_error(ExitCode::io, "cannot be read", [&] { open(R"({"weight_map":{"a":"t.safetensors"}})"); });
-  expect_error(ExitCode::io, "neither", [&] { TensorStore::open_folder(folder.path(), "other"); });
+TEST(LazyTensor, PiecesOfStridedTensorsAreTheirElements) {
+  const at::Tensor whole = at::arange(5 * 3 * 4 * 2).reshape({5, 3, 4, 2});
+  for (const at::Tensor& tensor : {whole, whole.permute({3, 1, 0, 2}), whole.transpose(0, 1),
+                                   whole.slice(2, 1, 4, 2), whole.select(1, 1), whole[0][0][0][0]}) {
+    const LazyTensor pieces = lazy(tensor);
+    const at::Tensor flat = tensor.reshape(-1);
+    for (int64_t begin = 0; begin < flat.numel(); ++begin)
+      for (int64_t end = begin + 1; end <= flat.numel(); ++end)
+        ASSERT_TRUE(at::equal(pieces.elements(begin, end), flat.slice(0, begin, end)))
+            << begin << " to " << end << " of " << tensor.sizes();
+  }
+  // 4 TiB, were it copied whole.
+  const LazyTensor endless = lazy(at::ones({1}).expand({1 << 20, 1 << 20}));
+  EXPECT_EQ(endless.elements((int64_t{1} << 39) - 5, (int64_t{1} << 39) + 5).sum().item<float>(), 10);
 }
 
 }  // namespace

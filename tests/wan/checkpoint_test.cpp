@@ -178,6 +178,65 @@ TEST(Checkpoint, ShardsWithAndWithoutTheirIndex) {
   }
 }
 
+TEST(Checkpoint, IndexAndShardsMustTellTheSame) {
+  const TestFolder folder;
+  const auto model = transformer();
+  model.save(folder.path(), at::kFloat, {.naming = Naming::wan, .stem = "", .shard_bytes = 300'000});
+  const fs::path index = folder / "diffusion_pytorch_model.safetensors.index.json";
+  auto json = nlohmann::json::parse(read_raw(index));
+  const std::string first = json["weight_map"]["blocks.0.ffn.0.weight"],
+                    other = json["weight_map"]["head.head.weight"];
+  ASSERT_NE(first, other);
+  // Tensors that the index does not name, and one that both shards hold.
+  TensorMap more = TensorStore::open_file(folder / other).all();
+  for (const int64_t block : {0, 1, 2}) more[fmt::format("blocks.{}.extra.weight", block)] = at::ones(3);
+  more["blocks.0.ffn.0.weight"] = at::zeros({48, 128});
+  more.erase("head.head.bias");
+  save_tensors(folder / "replaced", more);
+  fs::rename(folder / "replaced", folder / other);
+  const auto message = message_of([&] { Transformer::load(folder.path()); });
+  for (const std::string& part :
+       {std::string("index.json: does not fit its shards"),
+        std::string("download the index and its shards again:\n  "),
+        "blocks 0-2: extra.weight is in shard " + other + ", but not in the index (3)",
+        "blocks.0.ffn.0.weight is in shard " + other + ", but by the index in " + first,
+        "head.head.bias is not in shard " + other})
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+}
+
+TEST(Checkpoint, DamagedIndexesAreRefused) {
+  const TestFolder folder;
+  const fs::path index = folder / "a.safetensors.index.json";
+  const auto refused = [&](const std::string& text, const std::string& message) {
+    write_raw(index, text);
+    expect_error(ExitCode::data, message, [&] { Transformer::load(index); });
+  };
+  const std::string whole = R"({"weight_map":{"blocks.0.self_attn.q.weight":"a.safetensors"}})";
+  for (size_t length = 0; length < whole.size(); ++length) refused(whole.substr(0, length), "index.json: ");
+  refused(R"({"weight_map":{"blocks.0.self_attn.q.weight":"a","blocks.0.self_attn.q.weight":"b"}})",
+          "occurs twice");
+  for (const char* text : {"[]", "{}", R"({"weight_map":{}})", R"({"weight_map":["a"]})"})
+    refused(text, "has no weight_map");
+  refused(R"({"weight_map":{"a":)" + std::string(100'000, '[') + "}}", "nested deeper");
+}
+
+TEST(Checkpoint, HeadsThatAreTakenForWansAreTold) {
+  const TestFolder folder;
+  const auto model = transformer();
+  const auto said = [](const fs::path& file) {
+    testing::internal::CaptureStderr();
+    Transformer::load(file);
+    return testing::internal::GetCapturedStderr();
+  };
+  save_tensors(folder / "a.safetensors", wan_tensors(model));
+  EXPECT_NE(said(folder / "a.safetensors").find("a.safetensors: comes without a configuration"),
+            std::string::npos);
+  model.save(folder / "b", at::kFloat, {.naming = Naming::wan, .stem = "b", .config_inside = true});
+  EXPECT_EQ(said(folder / "b/b.safetensors"), "");
+  model.save(folder / "c", at::kFloat, {.naming = Naming::wan, .stem = ""});
+  EXPECT_EQ(said(folder / "c"), "");
+}
+
 TEST(Checkpoint, TwoCandidatesAreNotGuessedAt) {
   const TestFolder folder;
   const auto tensors = wan_tensors(transformer());
@@ -283,7 +342,8 @@ TEST(Checkpoint, NumbersThatFp16CannotHoldAreNotWritten) {
 
 TEST(Checkpoint, ShardsOfAnIndexLieInItsFolder) {
   const TestFolder folder;
-  for (const char* shard : {"\"../x.safetensors\"", "\"/x.safetensors\"", "\"..\"", "3", "\"\""}) {
+  for (const char* shard :
+       {"\"../x.safetensors\"", "\"/x.safetensors\"", "\"a\\\\b\"", "\"..\"", "\".\"", "3", "\"\""}) {
     write_raw(folder / "a.safetensors.index.json",
               std::string(R"({"weight_map": {"blocks.0.self_attn.q.weight": )") + shard + "}}");
     expect_error(ExitCode::data, "no shard of this folder", [&] { Transformer::load(folder.path()); });

@@ -6,6 +6,7 @@
 
 #include "base/errors.h"
 #include "base/random.h"
+#include "wan/flow.h"
 
 namespace surgery {
 namespace {
@@ -59,6 +60,20 @@ TEST(Schedule, TimestepsAreCutOrNot) {
   EXPECT_NEAR(uncut[1], 937.5, 1e-9);
   EXPECT_NEAR(make_schedule(4, 5, ScheduleKind::diffusers_euler).timesteps[3], 24.414, 1e-3);
   EXPECT_EQ(make_schedule(1, 5, ScheduleKind::diffusers_euler).timesteps, (Times{1000}));
+}
+
+TEST(Flow, ALevelIsShiftedOnceAndItsTimestepNotCut) {
+  EXPECT_DOUBLE_EQ(shifted_level(0.5, 3), 0.75);
+  EXPECT_DOUBLE_EQ(shifted_level(0.5, 1), 0.5);
+  EXPECT_EQ(shifted_level(0, 8), 0);
+  EXPECT_EQ(shifted_level(1, 8), 1);
+  const auto clip = random_normal({1, 1}, {2, 5}), noise = random_normal({1, 2}, {2, 5});
+  const FlowSample sample = flow_sample(clip, noise, 0.99839);
+  EXPECT_NEAR(sample.timestep, 998.39, 1e-9);
+  EXPECT_TRUE(at::allclose(sample.input, clip * 0.00161 + noise * 0.99839, 1e-5, 1e-6));
+  EXPECT_TRUE(at::equal(sample.target, noise - clip));
+  // A sampler that follows the target from the input ends in the clip.
+  EXPECT_TRUE(at::allclose(sample.input - sample.target * 0.99839, clip, 1e-4, 1e-5));
 }
 
 TEST(Schedule, NamesRoundTrip) {
@@ -154,7 +169,16 @@ TEST(Samplers, RefuseStepsOutOfOrder) {
   auto complete = make_sampler(SamplerKind::euler, make_schedule(1, 3));
   complete->step(0, scalar(0), scalar(0));
   EXPECT_THROW(complete->step(1, scalar(0), scalar(0)), Error);
-  EXPECT_THROW(make_sampler(SamplerKind::unipc, schedule_from_sigmas({1, 0.5, 0})), Error);
+}
+
+TEST(Samplers, OnlyUniPCCannotStartAtPureNoise) {
+  const Schedule pure = schedule_from_sigmas({1, 0.5, 0}), below = schedule_from_sigmas({0.999, 0.5, 0});
+  for (const auto kind :
+       {SamplerKind::euler, SamplerKind::euler_ancestral, SamplerKind::unipc, SamplerKind::dpmpp_2m}) {
+    EXPECT_TRUE(can_start(kind, below)) << to_string(kind);
+    EXPECT_EQ(can_start(kind, pure), kind != SamplerKind::unipc) << to_string(kind);
+  }
+  EXPECT_THROW(make_sampler(SamplerKind::unipc, pure), Error);
 }
 
 }  // namespace

@@ -110,6 +110,25 @@ TEST_F(TokenizerFolder, DamagedOrMissingFilesAreRefused) {
   }
 }
 
+TEST_F(TokenizerFolder, AModelThatEndsBetweenTwoPiecesIsRefused) {
+  const fs::path copy = folder_ / "cut";
+  fs::create_directory(copy);
+  put(copy / "tokenizer_config.json", R"({"model_max_length": 32})");
+  const std::string whole = content(folder_ / "tokenizer/spiece.model");
+  // Every piece is a field of its own, number 1 and shorter than 128 bytes, one behind the other.
+  size_t end = 0, seen = 0;
+  for (; whole[end] == '\x0a'; end += 2 + static_cast<size_t>(whole[end + 1]), ++seen) {
+    put(copy / "spiece.model", whole.substr(0, end));
+    EXPECT_NE(refusal(copy).find("65 "), std::string::npos)
+        << "after " << seen << " pieces: " << refusal(copy);
+  }
+  EXPECT_GT(seen, 30u);
+  put(copy / "spiece.model", whole.substr(0, end));
+  EXPECT_NE(refusal(copy).find("ends before its settings"), std::string::npos) << refusal(copy);
+  put(copy / "spiece.model", whole);
+  EXPECT_EQ(refusal(copy), "no error");
+}
+
 TEST(TrainTokenizer, RefusesAnEmptyCorpus) {
   try {
     train_tokenizer({}, 100, 32, "/tmp/surgery-never-made");

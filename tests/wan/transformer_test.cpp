@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <fstream>
 #include <numeric>
 
@@ -284,6 +285,25 @@ TEST(Transformer, RandomWeightsDependOnTheKeyOnly) {
   EXPECT_NEAR(weight.var().item<double>(), 2.0 / (32 + 48), 2e-3);
 }
 
+TEST(Transformer, ItsTimestepIsNotRoundedToHalfPrecision) {
+  // In bf16 998.39 is 1000, which is another noise level.
+  const Inputs in;
+  const auto exact = awake(tiny());
+  const auto at_time = [&](const Transformer& model, float t) {
+    return model.forward(in.latents.slice(0, 0, 1), at::tensor({t}), in.text.slice(0, 0, 1)).to(at::kFloat);
+  };
+  const double apart = (at_time(exact, 998.39f) - at_time(exact, 1000)).norm().item<double>();
+  for (const auto rounding : {Rounding::diffusers, Rounding::wan}) {
+    auto model = exact.clone();
+    model.to(at::kCPU, Precision(at::kBFloat16, rounding));
+    // Equal to the last bit, were it rounded on the way.
+    EXPECT_GT((at_time(model, 998.39f) - at_time(model, 1000)).norm().item<double>(), 0.5 * apart);
+    for (const auto type : {at::kBFloat16, at::kHalf})
+      expect_error(ExitCode::data, "give fp32",
+                   [&] { model.forward(in.latents, in.timestep.to(type), in.text); });
+  }
+}
+
 TEST(Transformer, RefusesInputsOfAnotherShape) {
   const Inputs in;
   const auto model = awake(tiny());
@@ -333,6 +353,29 @@ TEST(Generate, ObservesEveryStepAndGuidesAwayFromTheNegativePrompt) {
                    [&](const SamplingStep& step) { seen.push_back(step); });
   EXPECT_EQ(seen.at(0).text.size(0), 1);
   EXPECT_FALSE(seen.at(0).unconditional.defined());
+}
+
+TEST(Generate, TheModelGetsTheSchedulesTimestepsWhole) {
+  const Inputs in;
+  const auto text = in.text.slice(0, 0, 1), noise = in.latents.slice(0, 0, 1);
+  SamplingOptions options;
+  options.steps = 3;
+  options.guidance = 1;
+  options.kind = SamplerKind::euler;
+  options.schedule = ScheduleKind::diffsynth;  // its timesteps are not whole numbers
+  const Schedule schedule = make_schedule(3, options.shift, options.schedule);
+  ASSERT_GT(schedule.timesteps[1] - std::floor(schedule.timesteps[1]), 0.1);
+  for (const char* precision : {"fp32", "bf16-diffusers", "bf16-wan"}) {
+    auto model = awake(tiny());
+    model.to(at::kCPU, parse_precision(precision));
+    generate_latents(model, text, {}, options, noise, {}, [&](const SamplingStep& step) {
+      const auto time =
+          at::full({1}, schedule.timesteps[static_cast<size_t>(step.step)], at::TensorOptions(at::kFloat));
+      EXPECT_EQ(step.latents.scalar_type(), at::kFloat);
+      EXPECT_TRUE(at::equal(step.conditional, model.forward(step.latents, time, text).to(at::kFloat)))
+          << precision << " " << step.step;
+    });
+  }
 }
 
 TEST(Generate, RefusesBranchesOfDifferentLength) {
