@@ -49,6 +49,29 @@ class CommandLine(unittest.TestCase):
         self.refused(64, "must be one of auto, cpu, cuda", "info", "--model.device=tpu")
         self.refused(64, "/absent.cfg: cannot be read", "info", "--config", "/absent.cfg")
 
+    def test_inspect_knows_a_run_and_a_model_by_their_folder(self):
+        teacher = SOURCE / "datasets/shapes/teacher"
+        with tempfile.TemporaryDirectory() as folder:
+            run = pathlib.Path(folder)
+            run.joinpath("config.cfg").write_text(f"[model]\npath = {teacher}\n[run]\ndirectory = elsewhere\n")
+            run.joinpath("selection.json").write_text("{}")
+            found = json.loads(surgery("inspect", folder, "--json").stdout)
+            text = surgery("inspect", folder).stdout
+            run.joinpath("config.cfg").write_text("[server]\nport = 80\n")
+            other = json.loads(surgery("inspect", folder, "--json").stdout)
+        stages = {stage["stage"]: (stage["exists"], stage["wanted"]) for stage in found["stages"]}
+        self.assertEqual((found["kind"], found["teacher"]), ("run", str(teacher)))
+        self.assertEqual((stages["select"], stages["tables"], stages["distill"]), ((1, 1), (0, 1), (0, 10)))
+        self.assertIn("tables", found["missing"])
+        self.assertIn("missing: ", text)
+        self.assertEqual(other["kind"], "folder")
+        model = json.loads(surgery("inspect", str(teacher), "--json").stdout)
+        parts = {part["part"]: part for part in model["parts"]}
+        self.assertEqual(list(parts), ["transformer", "vae", "text_encoder"])
+        weights = header(teacher / "transformer/diffusion_pytorch_model.safetensors")
+        self.assertEqual(parts["transformer"]["tensors"], len(weights))
+        self.assertIn("tokens", model["tokenizer"])
+
     def test_all_faults_come_in_one_run(self):
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder, "a.cfg")

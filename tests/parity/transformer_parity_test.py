@@ -279,6 +279,7 @@ def test_no_folder(good):
     ("hidden_states", torch.full((2, 16, 3, 8, 10), float("nan")), "not finite"),
     ("timestep", torch.zeros(2, 1), "timestep"),
     ("timestep", torch.zeros(3), "timestep"),
+    ("timestep", torch.tensor([1000.0, 320.0]).bfloat16(), "give fp32"),
     ("encoder_hidden_states", torch.zeros(2, 7, 41), "encoder_hidden_states"),
     ("encoder_hidden_states", torch.zeros(1, 7, 40), "encoder_hidden_states"),
     ("encoder_hidden_states", torch.zeros(2, 7, 40, dtype=torch.int64), "encoder_hidden_states"),
