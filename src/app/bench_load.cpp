@@ -77,6 +77,10 @@ double median(std::vector<double> values) {
 
 BenchTable bench_load(const BenchOptions& options) {
   const fs::path folder = options.folder / fmt::format("surgery-bench-load-{}", ::getpid());
+  const std::unique_ptr<const fs::path, void (*)(const fs::path*)> removed(&folder, [](const fs::path* made) {
+    std::error_code ignored;
+    fs::remove_all(*made, ignored);
+  });
   save_transformer(options.transformer,
                    initial_transformer(options.transformer, RandomKey{2024, 4}, InitialHead::drawn), folder,
                    at::kFloat);
@@ -96,7 +100,6 @@ BenchTable bench_load(const BenchOptions& options) {
       memory[i] = std::max(memory[i], loaded.memory / (i == 0 ? bytes : bytes / 2));
     }
   }
-  fs::remove_all(folder);
   const auto row = [&](const char* name, int i, double goal) {
     return BenchRow{.name = name,
                     .seconds = median(seconds[i]),

@@ -43,6 +43,11 @@ void print_seconds(int64_t repeats, const std::function<void()>& action) {
 
 ExitCode run(Context& context) {
   if (context.session.rank() != 0) return ExitCode::done;
+  const ModelSection& model = context.config.model;
+  if (const ModelSection usual;
+      model.precision != usual.precision || model.text_precision != usual.text_precision ||
+      model.vae_precision != usual.vae_precision || model.vae_tile != usual.vae_tile)
+    fail_usage("forward takes --precision and --tile, not the options of a run (model.precision, ...)");
   const auto& wanted = context.options.text("component");
   for (const auto& component : components()) {
     if (component.name != wanted) continue;
@@ -125,8 +130,8 @@ Command forward_command() {
                     fmt::join(precision_names(), ", ")),
         false},
        {"tile", "PIXELS", "vae: side of the tiles that larger frames are cut into (default 0: none)", false},
-       {"tile-stride", "PIXELS", "vae: from one tile to the next, the rest is blended (default: --tile)",
-        false},
+       {"tile-stride", "PIXELS",
+        "vae: from one tile to the next, the rest is blended (default: three quarters of it)", false},
        {"sampler", "NAME", fmt::format("scheduler: {} (default unipc)", fmt::join(sampler_names(), ", ")),
         false},
        {"shift", "X", "scheduler: shift of the schedule (default 3; not with sigmas)", false},

@@ -6,7 +6,8 @@ namespace {
 
 Vae load(const std::filesystem::path& model, const CommandLine& options) {
   const int64_t tile = options.integer("tile", 0);
-  const VaeTiling tiling{tile, options.integer("tile-stride", tile)};
+  VaeTiling tiling = VaeTiling::usual(tile);
+  if (options.has("tile-stride")) tiling.stride = options.integer("tile-stride", 0);
   if (tile == 0 && options.has("tile-stride"))
     fail_usage("--tile-stride does nothing without --tile: give both");
   Vae vae = Vae::load(model);

@@ -17,7 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
-constexpr double kMostDecibels = 106;  // of equal clips: JSON holds no infinity
 
 struct Source {
   fs::path video;
@@ -140,6 +139,13 @@ ExitCode run(Context& context) {
   if (context.options.has("model")) model.path = context.options.text("model");
   const fs::path output = context.options.text("output");
   const std::vector<Source> all = sources(context.options.text("input"), clip_spec(context.config.data));
+  if (!context.config.data.buckets.empty())
+    fail_usage(
+        "reconstruct takes one size, data.frames, data.height and data.width: leave data.buckets away");
+  if (fs::exists(output / "reconstruction.json"))
+    fail_usage("{}: holds another reconstruction (its clips would mix with these): choose another --output",
+               output.string());
+  context.session.world().barrier();
   std::error_code code;
   fs::create_directories(output, code);
   if (code) fail_io("{}: cannot make the folder ({})", output.string(), code.message());

@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "base/log.h"
 #include "base/signals.h"
+#include "data/web_dataset.h"
 #include "recipe/check_set.h"
 #include "recipe/recipe.h"
 #include "recipe/selection.h"
@@ -113,6 +114,11 @@ Command encode_command() {
     const CommandLine& options = context.options;
     if (options.has("check")) {
       release_stop_signals();
+      if (is_web_dataset(context.config.data.videos))
+        fail_usage(
+            "data.videos = {}: --check looks at videos; 'surgery inspect' tells what a tar shard holds, and "
+            "encode checks its samples one by one",
+            context.config.data.videos);
       return check_alone(context);
     }
     if (options.has("decode") || options.has("output"))

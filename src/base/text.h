@@ -20,5 +20,7 @@ std::optional<Number> parse_number(std::string_view text) {
 /// The parts between separators, one more than there are separators ("" has one, itself).
 std::vector<std::string> split(std::string_view text, char separator);
 std::string without_spaces(std::string_view text);
+/// Without the spaces around it.
+std::string trimmed(std::string_view text);
 
 }  // namespace surgery

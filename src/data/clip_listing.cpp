@@ -90,7 +90,7 @@ ClipVerdict look_at(const ManifestRecord& record, const ClipRules& rules, ClipLo
   const std::filesystem::path file = find_video(record.path);
   std::error_code code;
   if (!std::filesystem::exists(file, code))
-    return {.kind = "missing file",
+    return {.kind = kMissingFile,
             .reason = fmt::format("{}: no such video file: check the annotation", file.string())};
   try {
     ClipVerdict verdict =
@@ -100,7 +100,7 @@ ClipVerdict look_at(const ManifestRecord& record, const ClipRules& rules, ClipLo
     return verdict;
   } catch (const Error& error) {
     if (error.code() != ExitCode::data) throw;
-    return {.kind = "unreadable file", .reason = error.what()};
+    return {.kind = kUnreadableFile, .reason = error.what()};
   }
 }
 

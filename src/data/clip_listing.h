@@ -70,6 +70,9 @@ class ClipListing {
   DropTally drops_;
 };
 
+/// Kinds of verdicts on files that could not be looked at.
+inline constexpr const char *kMissingFile = "missing file", *kUnreadableFile = "unreadable file";
+
 enum class ClipLook { probe, decode };
 /// Opens a record's file and judges it by the decoder's word; with `decode` all frames of the clip are read,
 /// too. A file that is missing or damaged is dropped for that. Error{io} where this machine fails to read it,

@@ -67,7 +67,7 @@ class Rounds {
       verdict = look_at(record, rules_, look_);
     } catch (const Error& error) {  // here a report is wanted, whoever's fault it is
       if (error.code() != ExitCode::io) throw;
-      verdict = {.kind = "unreadable file", .reason = error.what()};
+      verdict = {.kind = kUnreadableFile, .reason = error.what()};
     }
     if (verdict.kept()) return fmt::format("{}\t{}\n", number, verdict.bucket);
     std::string id = record.id;

@@ -118,18 +118,20 @@ std::optional<ClipSet> choose_clips(Recipe& recipe, const std::filesystem::path&
     for (size_t i = 0; i < pending.size(); ++i) {
       const auto& [place, record] = pending[i];
       const ClipVerdict& verdict = (*verdicts)[i];
-      if (verdict.kept())
+      // What cannot be read is left out of its shard by name: another time it might be there, and the other
+      // clips keep their places.
+      if (verdict.kept() || verdict.kind == kMissingFile || verdict.kind == kUnreadableFile)
         set.clips[place] = encode_clip(record, rules, verdict, captions);
       else
         rejects.add({record.id, verdict.reason, verdict.kind});
     }
     std::erase_if(set.clips, [](const EncodeClip& clip) { return !clip.load; });
   }
+  rejects.commit();
+  tell_drops(rejects.tally(), rejects_path);
   if (set.clips.empty())
     fail_without_clips(listing, rejects.tally().total(),
                        rejects.tally().kinds().begin()->second.examples.front());
-  rejects.commit();
-  tell_drops(rejects.tally(), rejects_path);
   if (records.taken() < records.usable())
     log_info("encode: {} of {} usable records are taken, by run.seed = {}", records.taken(), records.usable(),
              seed);

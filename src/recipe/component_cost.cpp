@@ -56,6 +56,15 @@ int64_t level_dim(const VaeConfig& config, size_t level) {
 int64_t parameter_count(const TransformerConfig& config) {
   return elements(transformer_parameter_shapes(config));
 }
+double parameter_bytes(const TransformerConfig& config, Precision precision) {
+  double bytes = 0;
+  for (const auto& [name, shape] : transformer_parameter_shapes(config)) {
+    double count = 1;
+    for (const int64_t size : shape) count *= double(size);
+    bytes += count * double(c10::elementSize(precision.of_parameter(name)));
+  }
+  return bytes;
+}
 int64_t parameter_count(const VaeConfig& config) {
   return elements(vae_parameter_shapes(config));
 }

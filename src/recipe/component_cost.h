@@ -14,6 +14,9 @@ int64_t parameter_count(const TransformerConfig& config);
 int64_t parameter_count(const VaeConfig& config);
 int64_t parameter_count(const TextEncoderConfig& config);
 
+/// Bytes of the transformer's parameters, each held as the precision holds it.
+double parameter_bytes(const TransformerConfig& config, Precision precision);
+
 /// Encoding or decoding one clip of frames x height x width pixels (convolutions and the middle's attention).
 double vae_encode_flops(const VaeConfig& config, int64_t frames, int64_t height, int64_t width);
 double vae_decode_flops(const VaeConfig& config, int64_t frames, int64_t height, int64_t width);

@@ -43,7 +43,8 @@ std::vector<ShardSet> parse_shard_sets(std::string_view text) {
   if (text.empty()) return {ShardSet{}};
   std::vector<ShardSet> sets;
   std::set<std::filesystem::path> seen;
-  for (std::string part : split(text, ',')) {
+  for (const std::string& spaced : split(text, ',')) {
+    std::string part = trimmed(spaced);
     ShardSet set;
     const size_t equal = part.rfind('=');
     if (const auto weight = equal == std::string::npos

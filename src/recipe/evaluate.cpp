@@ -17,7 +17,6 @@ namespace {
 // Columns of the per-clip table that the ranks fill together.
 enum Column : int64_t { kLatent, kPsnr, kColour, kOutline, kDirection, kBackground, kColumns };
 constexpr double kUnread = -1;
-constexpr double kMostDecibels = 106;  // of equal clips: JSON and means hold no infinity
 
 at::Tensor decode(Recipe& recipe, const at::Tensor& latents) {
   const at::NoGradGuard no_grad;

@@ -38,8 +38,8 @@ class Trainer {
         negative_(text_rows(recipe, "")) {
     student_.max_gradient = f_.max_gradient == "constant" ? MaxGradient::constant : MaxGradient::through;
     student_.keep_blocks();
-    const TensorMap exact = student_.parameters();
-    student_.to(recipe.device, parse_precision(f_.precision));
+    TensorMap exact = student_.parameters();
+    if (f_.precision != "fp32") student_.to(recipe.device, parse_precision(f_.precision));
     student_.set_requires_grad(true);
     std::map<const void*, std::string> names;
     for (const auto& [name, parameter] : student_.parameters())
@@ -53,6 +53,7 @@ class Trainer {
                                                                    .beta2 = f_.beta2,
                                                                    .weight_decay = f_.weight_decay});
     optimizer_->set_masters(exact);
+    exact.clear();  // before the gradients take their place
     communicator_ = recipe.session.duplicate();
     buckets_ = std::make_unique<GradientBuckets>(*communicator_, groups);
   }
@@ -128,9 +129,8 @@ class Trainer {
       timesteps.push_back(flow.timestep);
       texts.push_back(pad_text(drop ? negative_ : sample.text, recipe_.text_length()));
     }
-    const at::ScalarType type = parameters_.front().second.scalar_type();
     return {at::stack(inputs).to(recipe_.device), at::tensor(timesteps, at::kFloat).to(recipe_.device),
-            at::cat(texts).to(recipe_.device, type), at::stack(targets).to(recipe_.device)};
+            at::cat(texts).to(recipe_.device), at::stack(targets).to(recipe_.device)};
   }
 
   void update() {
@@ -202,7 +202,7 @@ bool make_finetuning(Recipe& recipe) {
     return false;
   }
   recipe.release_vae();
-  Trainer trainer(recipe, make_student(recipe, selection), data);
+  Trainer trainer(recipe, make_student(recipe, selection, at::kFloat), data);
   if (f.teacher_weight == 0) recipe.release_teacher();
   const auto steps = checkpoint_steps(recipe.run.finetune());
   const bool later = recipe.session.world().all_reduce_value(

@@ -153,10 +153,7 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
         if (std::filesystem::exists(path)) {
           sample = read_sample(path);  // only its mp4 is missing or another model's
         } else {
-          if (!model) {
-            model = variant_model(recipe, variant, selection);
-            model->to(recipe.device, recipe.precision());
-          }
+          if (!model) model = variant_model(recipe, variant, selection, recipe.precision());
           sample = generate_sample(recipe, *model, prompt_of(i), i, i % g.samples, noise);
           sample.fingerprint = fingerprints[static_cast<size_t>(i)];
           write_sample(path, sample);
@@ -209,7 +206,7 @@ bool make_model(Recipe& recipe) {
     if (!std::filesystem::exists(stamp) || read_file(stamp) != wanted) {
       made = 1;
       AtomicFolder folder(recipe.run.model());
-      write_model(recipe, variant_model(recipe, variant, selection), folder.temporary());
+      write_model(recipe, variant_model(recipe, variant, selection, at::kFloat), folder.temporary());
       write_file(folder.temporary() / stamp.filename(), wanted);
       folder.commit();
     }

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/errors.h"
+#include "base/text.h"
 #include "data/encode.h"
 #include "data/shard_index.h"
 #include "recipe/artifact.h"
@@ -26,12 +27,53 @@ std::vector<std::filesystem::path> own_shards(const Recipe& recipe) {
         "run 'encode' again",
         path.string(), index.source, index.count, index.choice.empty() ? "" : "; " + index.choice, d.videos,
         d.count, clip_choice(d).empty() ? "" : "; " + clip_choice(d));
+  if (!index.subset.rule.empty() && index.subset.seed != recipe.config.run.seed)
+    fail_usage(
+        "{}: its clips and captions were chosen by run.seed = {}, not {}: run 'encode' again, or name the "
+        "folder in data.shards",
+        path.string(), index.subset.seed, recipe.config.run.seed);
   std::vector<std::filesystem::path> shards;
   for (const ShardIndex::Shard& shard : index.shards) {
     shards.push_back(recipe.run.latents() / shard.name);
     require_file(shards.back(), "encode");
     require_fingerprint(shards.back(), LatentShard(shards.back()).header().fingerprint, shard.fingerprint,
                         "encode");
+  }
+  return shards;
+}
+
+/// The shards of a folder that somebody else made: those that its index names; without one, all, of which
+/// none may be missing by their names' count.
+std::vector<std::filesystem::path> given_shards(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> shards;
+  if (const auto path = shard_index_path(folder); std::filesystem::exists(path)) {
+    for (const ShardIndex::Shard& shard : read_shard_index(path).shards) {
+      shards.push_back(folder / shard.name);
+      if (!std::filesystem::exists(shards.back()))
+        fail_io("{}: is not there, and {} names it (the set is not whole): bring it back",
+                shards.back().string(), path.string());
+    }
+    return shards;
+  }
+  shards = list_shards(folder);
+  for (const auto& shard : shards) {
+    const std::string name = shard.filename().string();
+    const size_t of = name.rfind("-of-");
+    const auto count = of == std::string::npos || of < 6
+                           ? std::nullopt
+                           : parse_number<int64_t>(name.substr(of + 4, name.rfind('.') - of - 4));
+    if (!count) continue;
+    const std::string set = name.substr(0, of - 5) + name.substr(of);
+    const auto there = std::ranges::count_if(shards, [&](const std::filesystem::path& other) {
+      const std::string n = other.filename().string();
+      const size_t at = n.rfind("-of-");
+      return at != std::string::npos && at >= 6 && n.substr(0, at - 5) + n.substr(at) == set;
+    });
+    VALIDATE(
+        there == *count,
+        "{}: {} of the {} shards like {} are there (the set is not finished, or a part is missing): finish "
+        "it first",
+        folder.string(), there, *count, name);
   }
   return shards;
 }
@@ -84,9 +126,11 @@ struct LatentSet::State {
     if (shard.size() == 0) return;
     shard.check_space(space);
     const double fps = recipe.config.data.fps;
-    if (own && shard.header().fps != fps)
-      fail_usage("{}: its clips have {} frames a second, not data.fps = {}: run 'encode' again",
-                 path.string(), shard.header().fps, fps);
+    if (shard.header().fps != fps)
+      fail_usage(
+          "{}: its clips have {} frames a second, not data.fps = {} (motion would be of another speed): {}",
+          path.string(), shard.header().fps, fps,
+          own ? "run 'encode' again" : "set data.fps, or encode the set with it");
     check_shape(shard, recipe);
     fingerprint += shard.header().fingerprint + " ";
     shards.push_back({path, set, size, shard.size(), shape_of(shard.header())});
@@ -132,7 +176,7 @@ LatentSet LatentSet::open(Recipe& recipe) {
     const int64_t before = s.size;
     // One set alone is named by its shards, as ever.
     if (sources.size() > 1) s.fingerprint += fmt::format("set of weight {}: ", source.weight);
-    for (const auto& path : source.own() ? own_shards(recipe) : list_shards(source.folder))
+    for (const auto& path : source.own() ? own_shards(recipe) : given_shards(source.folder))
       s.add(path, static_cast<int64_t>(i), source.own(), space, recipe);
     VALIDATE(s.size > before,
              "{}: no usable clip (finetuning has nothing to learn from): see the rejects files",

@@ -47,7 +47,7 @@ Remedy vae_tiles(const Config& config) {
   return config.model.vae_tile > 0 ? Remedy{"", {}} : Remedy{"model.vae_tile", {"256"}};
 }
 
-/// What leaves the result as it is comes first, shorter clips last.
+/// What costs the result least comes first, shorter clips last.
 std::vector<Remedy> stage_remedies(const PlanStage& stage, const Config& config, const Plan& plan) {
   if (stage.name == "trajectories" || stage.name == "generate")
     return {stage.name == "generate" ? vae_tiles(config) : Remedy{"", {}},
@@ -104,6 +104,9 @@ std::string fitting_value(const PlanStage& stage, Config& config, const Plan& pl
 std::string it_fits(const PlanStage& stage, Config& config, const Plan& plan, const std::string& options,
                     const Remedy& remedy, const std::string& value) {
   std::string text = fmt::format("it fits with{} --{}={}", options, remedy.key, value);
+  const std::string all = options + remedy.key;
+  if (all.find("vae_tile") != std::string::npos || all.find("precision") != std::string::npos)
+    text += " (tiles and bf16 change the result a little)";
   const PlanStage changed = with_option(stage.name, config, plan, remedy.key, value);
   if (changed.flops > 1.05 * stage.flops)
     text += fmt::format(" ({:.1f} times its FLOPs)", changed.flops / stage.flops);

@@ -123,6 +123,11 @@ int64_t StagePlanner::student_parameters() const {
 }
 
 void StagePlanner::decide_streaming(double memory) {
+  const ModelSection& m = config_.model;
+  if (m.device == "auto" && (m.precision == "auto" || m.text_precision == "auto"))
+    notes_.push_back(
+        "weights whose precision is auto are counted as fp32, as on the CPU: for a GPU give "
+        "--model.device=cuda");
   const double weights = resident_weights(model_, parse_precision(precision_).dtype, text_precision_);
   streamed_ = streams_blocks(config_.model.stream, weights, memory);
   if (!streamed_) return;
@@ -135,12 +140,18 @@ void StagePlanner::decide_streaming(double memory) {
 
 namespace {
 
-/// Elements that a streamed part holds: what is outside its blocks, and two of them.
-template <class PartConfig>
-double streamed_elements(const PartConfig& config, PartConfig without_blocks, double never_held) {
+/// Bytes that a streamed part holds: what is outside its blocks, and two of them. `bytes` counts those of a
+/// configuration.
+template <class PartConfig, class Count>
+double streamed_bytes(const PartConfig& config, Count bytes) {
+  PartConfig without_blocks = config;
   without_blocks.num_layers = 0;
-  const auto all = double(parameter_count(config)), outside = double(parameter_count(without_blocks));
-  return outside - never_held + 2 * (all - outside) / double(config.num_layers);
+  const double all = bytes(config), outside = bytes(without_blocks);
+  return outside + 2 * (all - outside) / double(config.num_layers);
+}
+
+double element_bytes(const std::string& precision) {
+  return double(c10::elementSize(parse_precision(precision).dtype));
 }
 
 }  // namespace
@@ -148,12 +159,14 @@ double streamed_elements(const PartConfig& config, PartConfig without_blocks, do
 /// Where blocks are streamed: what lies outside of them, and two.
 PlanTerm StagePlanner::teacher() const {
   if (streamed_)
-    return {"teacher's weights outside its blocks, and two blocks, " + precision_,
-            weight_bytes() * streamed_elements(model_.transformer, model_.transformer, 0)};
-  return {"teacher's weights, " + precision_, weight_bytes() * double(parameter_count(model_.transformer))};
+    return {"teacher's weights outside its blocks, and two blocks, " + precision_, teacher_bytes(precision_)};
+  return {"teacher's weights, " + precision_, teacher_bytes(precision_)};
 }
-double StagePlanner::weight_bytes() const {
-  return double(c10::elementSize(parse_precision(precision_).dtype));
+double StagePlanner::teacher_bytes(const std::string& precision) const {
+  const auto bytes = [&](const TransformerConfig& config) {
+    return parameter_bytes(config, parse_precision(precision));
+  };
+  return streamed_ ? streamed_bytes(model_.transformer, bytes) : bytes(model_.transformer);
 }
 PlanTerm StagePlanner::vae() const {
   const double bytes = config_.model.vae_precision == "bf16" ? bf16 : fp32;
@@ -176,7 +189,9 @@ PlanTerm StagePlanner::text_encoder() const {
   const std::string dtype = text_precision_ == at::kFloat ? "fp32" : "bf16";
   if (streamed_)
     return {"two layers of the text encoder, " + dtype,
-            bytes * streamed_elements(text, text, double(text.vocab_size * text.d_model))};
+            streamed_bytes(text, [&](const TextEncoderConfig& config) {  // of the table, the rows of a prompt
+              return bytes * double(parameter_count(config) - config.vocab_size * config.d_model);
+            })};
   return {"text encoder, " + dtype, bytes * double(parameter_count(text))};
 }
 
@@ -190,14 +205,14 @@ std::vector<PlanTerm> StagePlanner::after_text(std::vector<PlanTerm> terms) cons
   return {before};
 }
 
-/// A student's, to generate with or to write down: it is put together in fp32. Finetuned ones are whole,
-/// others stream as the teacher.
-PlanTerm StagePlanner::student_weights() const {
+/// A student's, to generate with or to write down. Finetuned ones are whole, others stream as the teacher.
+PlanTerm StagePlanner::student_weights(const std::string& precision) const {
+  const double phi = element_bytes(precision) * double(converted_ * 2 * feature_map_parameters(phi_));
   if (streamed_ && checkpoints_ == 0)
-    return {"student's weights outside its blocks, and feature maps, fp32",
-            fp32 * (streamed_elements(model_.transformer, model_.transformer, 0) +
-                    double(converted_ * 2 * feature_map_parameters(phi_)))};
-  return {"student's weights, fp32", fp32 * double(student_parameters())};
+    return {"student's weights outside its blocks, two blocks, and feature maps, " + precision,
+            teacher_bytes(precision) + phi};
+  return {"student's weights, " + precision,
+          parameter_bytes(model_.transformer, parse_precision(precision)) + phi};
 }
 
 /// Activations of one forward without gradient: of a block about 8 tensors [N, dim] and 2 [N, ffn] at once.
@@ -214,7 +229,8 @@ PlanStage StagePlanner::trajectories() const {
   stage.clip = {t.frames, t.height, t.width};
   stage.parallel = stage.units;
   stage.memory = after_text(
-      {teacher(), {"activations of one forward", forward_work(g, branches(t.guidance), weight_bytes())}});
+      {teacher(),
+       {"activations of one forward", forward_work(g, branches(t.guidance), element_bytes(precision_))}});
   if (t.source == "live") {  // made inside distillation, once for every unit of blocks
     stage.units = 0;
     return stage;
@@ -263,7 +279,7 @@ PlanStage StagePlanner::distill() const {
   const double sample = fp32 * (plane * double(4 + rates_.size()) + 2 * rows * double(rates_.size()));
   const double phi = double(rates_.size()) * 2 * double(feature_map_parameters(phi_));
   stage.memory = {teacher()};
-  stage.memory.push_back({"activations of one forward", forward_work(g, n, weight_bytes())});
+  stage.memory.push_back({"activations of one forward", forward_work(g, n, element_bytes(precision_))});
   stage.memory.push_back(
       {fmt::format("q, k, v, y and softmax parts of {} samples of {} blocks", group * n, per_unit),
        sample * double(group * n) * double(per_unit)});
@@ -327,15 +343,20 @@ PlanStage StagePlanner::finetune() const {
   stage.flops = double(f.iterations * f.global_batch) * clip;
   if (f.iterations == 0) return stage;
 
-  const double parameters = double(student_parameters()),
-               bytes = double(c10::elementSize(parse_precision(f.precision).dtype));
-  const double kept = double(f.micro_batch) * double(g.tokens) * (22 * double(g.dim) + 2 * double(g.ffn_dim));
+  const double parameters = double(student_parameters()), bytes = element_bytes(f.precision);
+  const double weights = parameter_bytes(model_.transformer, parse_precision(f.precision)) +
+                         bytes * double(converted_ * 2 * feature_map_parameters(phi_));
+  // Parameters that are fp32 are their own masters.
+  const double masters = bytes < fp32 ? fp32 * (fp32 * parameters - weights) / (fp32 - bytes) : 0;
+  // Of a 16-bit block the norms and gated sums keep fp32 copies.
+  const double kept = double(f.micro_batch) * double(g.tokens) *
+                      ((bytes < fp32 ? 58 : 22 * fp32) * double(g.dim) + bytes * 2 * double(g.ffn_dim));
   if (f.teacher_weight > 0) stage.memory.push_back(teacher());
-  stage.memory.push_back({fmt::format("student's weights, {}", f.precision), bytes * parameters});
-  stage.memory.push_back({"master weights, fp32", fp32 * parameters});
+  stage.memory.push_back({fmt::format("student's weights, {}", f.precision), weights});
+  if (masters > 0) stage.memory.push_back({"master weights, fp32", masters});
   stage.memory.push_back({"AdamW's moments, fp32", 2 * fp32 * parameters});
   stage.memory.push_back({"gradients, fp32", fp32 * parameters});
-  stage.memory.push_back({"activations kept for backward", bytes * kept * double(g.blocks)});
+  stage.memory.push_back({"activations kept for backward", kept * double(g.blocks)});
   stage.disk = {{fmt::format("{} checkpoints and two newer, fp32 with AdamW's moments", checkpoints_),
                  double(checkpoints_ + 2) * 3 * fp32 * parameters}};
   return stage;
@@ -344,7 +365,7 @@ PlanStage StagePlanner::finetune() const {
 /// The finished folder: transformer in bf16, the other parts as the teacher's files.
 PlanStage StagePlanner::model() const {
   PlanStage stage{.name = "model", .unit = "folders", .units = 1};
-  stage.memory = {student_weights()};
+  stage.memory = {student_weights("fp32")};
   stage.disk = {{"transformer, bf16", bf16 * double(student_parameters())},
                 {"VAE, fp32", fp32 * double(parameter_count(model_.vae))},
                 {"text encoder, fp32", fp32 * double(parameter_count(model_.text_encoder))}};
@@ -363,9 +384,10 @@ PlanStage StagePlanner::generate() const {
   const double forwards = double(e.steps * branches(e.guidance));
   stage.flops = double(clips) * forwards * (transformer_flops(g) + double(students) * student_flops(g)) +
                 double(stage.units) * vae_decode_flops(model_.vae, e.frames, e.height, e.width);
-  stage.memory = {student_weights(), vae()};  // the largest of the models, one at a time
+  stage.memory = {student_weights(precision_), vae()};  // the largest of the models, one at a time
   // A clip is decoded when its last forward is done: the larger of the two counts.
-  const PlanTerm forward{"activations of one forward", forward_work(g, branches(e.guidance), weight_bytes())};
+  const PlanTerm forward{"activations of one forward",
+                         forward_work(g, branches(e.guidance), element_bytes(precision_))};
   const PlanTerm features = vae_features(
       vae_decode_memory(model_.vae, e.frames, e.height, e.width, vae_tiling(config_.model), fp32));
   const PlanTerm clip = pixels(e.frames, e.height, e.width);

@@ -26,14 +26,14 @@ class StagePlanner {
     return cost_geometry(model_.transformer, model_.text_tokens, s.frames, s.height, s.width);
   }
   void decide_streaming(double memory);
-  double weight_bytes() const;  // of an element of the transformer, where it is not trained
+  double teacher_bytes(const std::string& precision) const;  // its weights, as they are held
   PlanTerm teacher() const;
   PlanTerm vae() const;
   PlanTerm vae_features(double bytes) const;
   PlanTerm pixels(int64_t frames, int64_t height, int64_t width) const;
   PlanTerm text_encoder() const;
   std::vector<PlanTerm> after_text(std::vector<PlanTerm> terms) const;
-  PlanTerm student_weights() const;
+  PlanTerm student_weights(const std::string& precision) const;
   double student_flops(const CostGeometry& g) const;
   double forward_work(const CostGeometry& g, int64_t batch, double bytes) const;
   int64_t student_parameters() const;

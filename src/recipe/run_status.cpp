@@ -72,12 +72,15 @@ StageStatus distill(const RunDirectory& run, std::optional<int64_t> blocks) {
 }
 
 /// The index of this choice of clips at `folder`, where encoding has come to its end.
-std::optional<ShardIndex> index_of(const DataSection& d, const fs::path& folder) {
+std::optional<ShardIndex> index_of(const Config& config, const fs::path& folder) {
+  const DataSection& d = config.data;
   const fs::path path = shard_index_path(folder);
   if (folder.empty() || !fs::exists(path)) return {};
   try {
     ShardIndex index = read_shard_index(path);
-    if (index.source == d.videos && index.count == d.count && index.choice == clip_choice(d)) return index;
+    if (index.source == d.videos && index.count == d.count && index.choice == clip_choice(d) &&
+        (index.subset.rule.empty() || index.subset.seed == config.run.seed))
+      return index;
   } catch (const Error&) {  // the stage writes it again
   }
   return {};
@@ -89,8 +92,8 @@ StageStatus encode(const Config& config, const RunDirectory& run) {
   StageStatus status{"encode", "encode", "clips"};
   const DataSection& d = config.data;
   const std::set<std::string> here = names_in(run.latents()), base = names_in(in_base(run, run.latents()));
-  std::optional<ShardIndex> index = index_of(d, run.latents());
-  if (!index) index = index_of(d, in_base(run, run.latents()));
+  std::optional<ShardIndex> index = index_of(config, run.latents());
+  if (!index) index = index_of(config, in_base(run, run.latents()));
   if (index) {
     status.wanted = index->clips();
     for (const ShardIndex::Shard& shard : index->shards) status.add(shard.name, here, base, shard.clips);

@@ -106,9 +106,10 @@ std::vector<std::string> sample_fingerprints(Recipe& recipe, const Selection& se
   return fingerprints;
 }
 
-Transformer variant_model(Recipe& recipe, const std::string& variant, const Selection& selection) {
-  if (variant == "teacher") return recipe.load_transformer(recipe.precision());
-  Transformer student = make_student(recipe, selection);
+Transformer variant_model(Recipe& recipe, const std::string& variant, const Selection& selection,
+                          Precision precision) {
+  if (variant == "teacher") return recipe.load_transformer(precision);
+  Transformer student = make_student(recipe, selection, precision);
   if (variant == "distilled") return student;
   student.keep_blocks();  // finetuning has changed them
   const int64_t iteration = variant_iteration(variant).value();

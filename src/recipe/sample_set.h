@@ -45,6 +45,7 @@ std::vector<std::string> sample_fingerprints(Recipe& recipe, const Selection& se
 bool make_teacher_samples(Recipe& recipe, const std::vector<bool>& wanted);
 
 /// The transformer of a variant, on the recipe's device.
-Transformer variant_model(Recipe& recipe, const std::string& variant, const Selection& selection);
+Transformer variant_model(Recipe& recipe, const std::string& variant, const Selection& selection,
+                          Precision precision);
 
 }  // namespace surgery

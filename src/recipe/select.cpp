@@ -1,4 +1,6 @@
 // Stages 3 and 4: error and cost tables, gathered on rank 0 from the blocks' files, and the choice of rates.
+#include <algorithm>
+
 #include "attention/cost_model.h"
 #include "base/errors.h"
 #include "base/log.h"
@@ -78,10 +80,10 @@ Tables build_tables(Recipe& recipe, const DistillPlan& plan) {
 std::string tables_fingerprint_of(Recipe& recipe) {
   const CostSection& cost = recipe.config.cost;
   // Times hold for what they were measured on.
-  const std::string timed =
-      cost.measure == "milliseconds"
-          ? fmt::format("{} {}", recipe.device.is_cuda() ? "cuda" : "cpu", at::toString(recipe.precision().dtype))
-          : "";
+  const std::string timed = cost.measure == "milliseconds"
+                                ? fmt::format("{} {}", recipe.device.is_cuda() ? "cuda" : "cpu",
+                                              at::toString(recipe.precision().dtype))
+                                : "";
   return make_fingerprint({"tables-2", distill_fingerprint(recipe), timed,
                            fmt::format("{} {} {} {}", cost.frames, cost.height, cost.width, cost.measure)});
 }
@@ -142,6 +144,13 @@ bool make_selection(Recipe& recipe) {
     }
     std::string rates;
     for (const Rate rate : selection.rates) rates += (rates.empty() ? "" : " ") + rate.name();
+    if (recipe.config.select.mode != "softmax" && std::ranges::all_of(selection.rates, &Rate::is_full))
+      log_warning(
+          "no block was converted: the budget {} is met by softmax everywhere (at cost.frames, height and "
+          "width "
+          "of {} x {} x {} the rates may cost more than softmax)",
+          recipe.config.select.budget, recipe.config.cost.frames, recipe.config.cost.height,
+          recipe.config.cost.width);
     log_info("selected rates ({}, {} of all-softmax attention{}): {}", selection.mode,
              fmt::format("{:.1f} %", 100 * selection.cost / selection.softmax_cost),
              selection.optimal ? ", proven optimal" : "", rates);

@@ -29,9 +29,9 @@ void take_shard(const RunDirectory& run, const ShardPlan& plan) {
   take_from_base(run, plan.path, plan.header.fingerprint, [](const auto& path) {
     return LatentShard(path, LatentShard::Verify::full).header().fingerprint;
   });
+  if (!std::filesystem::exists(plan.path)) return;
   const auto rejects = shard_rejects(run.base() / plan.path.lexically_relative(run.root()));
-  if (std::filesystem::exists(plan.path) && std::filesystem::exists(rejects))
-    write_file(shard_rejects(plan.path), read_file(rejects));
+  if (std::filesystem::exists(rejects)) write_file(shard_rejects(plan.path), read_file(rejects));
 }
 
 /// Of the finished job: index.json, and a line that sums it up.
@@ -44,6 +44,9 @@ void keep_index(const ShardJob& job) {
         {plan.path.filename().string(), plan.header.fingerprint, LatentShard(plan.path).size() + out});
     rejected += out;
   }
+  VALIDATE(index.clips() > rejected,
+           "{}: none of the {} clips can be used (nothing could be learned from them): see the reasons in {}",
+           job.index.source, rejected, shard_rejects(job.plans.front().path).string());
   write_shard_index(shard_index_path(job.folder), index);
   log_info("{}: {} clips in {} shards{}", job.stage, index.clips() - rejected, job.plans.size(),
            rejected > 0 ? fmt::format(", {} left out (rejects.txt beside them)", rejected) : "");
@@ -56,6 +59,7 @@ std::vector<int64_t> missing_shards(Recipe& recipe, const ShardJob& job) {
   return missing_units(recipe, std::ssize(job.plans), [&](int64_t i) {
     const ShardPlan& plan = job.plans[static_cast<size_t>(i)];
     take_shard(recipe.run, plan);
+    recipe.progress(plan.path.filename().string());
     return shard_complete(plan) ? ArtifactState::present : ArtifactState::missing;
   });
 }

@@ -16,11 +16,9 @@ Selection require_selection(Recipe& recipe) {
   return selection;
 }
 
-Transformer make_student(Recipe& recipe, const Selection& selection) {
+Transformer make_student(Recipe& recipe, const Selection& selection, Precision precision) {
   const DistillPlan plan = recipe_distill_plan(recipe);
-  // In fp32 whatever the teacher computes in: phi was fitted so, and masters are to start from the file's
-  // weights.
-  Transformer student = recipe.load_transformer(at::kFloat);
+  Transformer student = recipe.load_transformer(precision);
   bool any = false;
   for (const Rate rate : selection.rates) any = any || !rate.is_full();
   if (!any) return student;

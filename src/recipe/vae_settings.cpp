@@ -2,18 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "recipe/model_parts.h"
 
 namespace surgery {
 
 VaeTiling vae_tiling(const ModelSection& model) {
-  constexpr int64_t kCell = 8;
-  VaeTiling tiling{model.vae_tile, model.vae_tile_stride};
-  if (tiling.tile > 0 && tiling.stride == 0)
-    tiling.stride = std::max(kCell, tiling.tile * 3 / 4 / kCell * kCell);
-  return tiling;
+  if (model.vae_tile_stride == 0) return VaeTiling::usual(model.vae_tile);
+  return {model.vae_tile, model.vae_tile_stride};
 }
 
 at::ScalarType vae_dtype(const ModelSection& model) {

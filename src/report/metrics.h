@@ -14,5 +14,7 @@ double relative_error(const at::Tensor& value, const at::Tensor& reference);
 /// `peak` is the values' range: 2 for [-1, 1], 255 for bytes. Infinity for equal clips. Throws Error{data}
 /// for other shapes.
 double psnr(const at::Tensor& video, const at::Tensor& reference, double peak);
+/// What is written for equal clips, and at most: JSON and means hold no infinity.
+inline constexpr double kMostDecibels = 106;
 
 }  // namespace surgery

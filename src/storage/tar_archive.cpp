@@ -12,6 +12,7 @@ namespace surgery {
 namespace {
 
 constexpr uint64_t kBlock = 512;
+constexpr uint64_t kMostPadding = 1 << 20;
 
 /// A field of a header block.
 struct Field {
@@ -68,6 +69,10 @@ class TarReader {
           "{}: bytes behind the archive's end at {} (several archives in one file, or damaged): join them "
           "with tar --concatenate, or copy it again",
           where_, position_);
+    // Writers fill a record of at most some hundred blocks; more is a file that was only reserved.
+    VALIDATE(file_.size() - first <= kMostPadding,
+             "{}: {} bytes of zeros behind {} (a copy that broke off in a file of full size?): copy it again",
+             where_, file_.size() - first, first);
     position_ = first + kBlock;
     block();
     return true;

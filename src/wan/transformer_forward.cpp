@@ -118,14 +118,15 @@ at::Tensor Transformer::embed_text(const at::Tensor& text) const {
 at::Tensor Transformer::self_attention(const TensorMap& weights, int64_t block, const at::Tensor& x,
                                        const at::Tensor& rope, const AttentionFunction* attention) const {
   const std::string name = block_name(block, "attn1.");
+  const at::Tensor input = x.to(dtype());  // once for all three
   // [batch, heads, tokens, head_dim], views of [batch, tokens, heads, head_dim]
   const auto rotated = [&](const char* norm, const char* projection) {
-    return apply_rope(norm_heads(weights, name + norm, linear(weights, name + projection, x)), rope)
+    return apply_rope(norm_heads(weights, name + norm, linear(weights, name + projection, input)), rope)
         .to(dtype())
         .transpose(1, 2);
   };
   const auto q = rotated("norm_q", "to_q"), k = rotated("norm_k", "to_k");
-  const auto v = linear(weights, name + "to_v", x)
+  const auto v = linear(weights, name + "to_v", input)
                      .unflatten(2, {config_.num_attention_heads, config_.attention_head_dim})
                      .transpose(1, 2);
   at::Tensor o;

@@ -68,6 +68,11 @@ void check_latents(const at::Tensor& latents, const VaeConfig& config) {
 
 }  // namespace
 
+VaeTiling VaeTiling::usual(int64_t tile) {
+  constexpr int64_t cell = 8;
+  return {tile, tile == 0 ? 0 : std::max(cell, tile * 3 / 4 / cell * cell)};
+}
+
 Vae::Vae(VaeConfig config, TensorMap parameters)
     : config_(std::move(config)), parameters_(std::move(parameters)) {
   config_.check("VAE configuration");

@@ -40,6 +40,8 @@ void save_vae(const VaeConfig& config, const LazyTensors& parameters, const std:
 /// changes the result slightly. 0: none.
 struct VaeTiling {
   int64_t tile = 0, stride = 0;
+  /// The usual overlap: a stride of three quarters of the tile, in whole pixels of latents.
+  static VaeTiling usual(int64_t tile);
 };
 
 /// Wan2.1's 3D causal VAE, parameters under diffusers' names. The functions convert their input to the

@@ -40,7 +40,7 @@ def reference(options):
     dtype = DTYPES[options.precision]
     model = AutoencoderKLWan.from_pretrained(options.model, subfolder="vae", torch_dtype=dtype).eval()
     if options.tile:
-        model.enable_tiling(*[options.tile] * 2, *[options.tile_stride or options.tile] * 2)
+        model.enable_tiling(*[options.tile] * 2, *[options.tile_stride or options.tile * 3 // 4 // 8 * 8] * 2)
     [tensor] = load_file(options.input).values()
     tensor, seconds = tensor.to(dtype), []
     with torch.no_grad():
@@ -81,7 +81,7 @@ def measure(options, case):
         for component, tensors in inputs.items():
             files = {side: folder / f"{side}.safetensors" for side in ("input", "ours", "reference")}
             save_file(tensors, files["input"])
-            tiles = ["--tile", options.tile, "--tile-stride", options.tile_stride or options.tile] if options.tile else []
+            tiles = ["--tile", options.tile, "--tile-stride", options.tile_stride or options.tile * 3 // 4 // 8 * 8] if options.tile else []
             common = ["--model", folder, "--input", files["input"], "--precision", options.precision, *tiles,
                       "--repeat", options.repeat]
             commands = {

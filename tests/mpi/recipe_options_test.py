@@ -73,9 +73,11 @@ def test_a_batch_that_ranks_do_not_divide_counts_every_clip_once(base, tmp_path,
     assert difference(parameters(one), parameters(two)) < 0.05 * difference(parameters(one), parameters(one, 2))
 
 
-def test_bf16_trains_masters_that_start_exactly(base, tmp_path):
-    continued(base, tmp_path / "run", "finetune", "--finetune.precision=bf16-diffusers")
+@pytest.mark.parametrize("precision", ["bf16-diffusers", "bf16-wan"])
+def test_bf16_trains_masters_that_start_exactly(base, tmp_path, precision):
+    continued(base, tmp_path / "run", "finetune", f"--finetune.precision={precision}")
     found = parameters(tmp_path / "run")
+    assert losses(tmp_path / "run") != losses(base)
     assert all(value.dtype == numpy.float32 for value in found.values())
     assert losses(tmp_path / "run") == pytest.approx(losses(base), rel=0.05)
     phi = next(name for name in found if "phi" in name)
@@ -95,8 +97,6 @@ def test_bf16_as_either_program_rounds_is_named_and_enters_what_is_made(base, tm
     exact = latents.pop("run")
     errors = {name: numpy.linalg.norm(found - exact) / numpy.linalg.norm(exact) for name, found in latents.items()}
     assert 1e-3 < errors["bf16-wan"] < errors["bf16-diffusers"] < 0.5, errors
-    continued(base, tmp_path / "student", "generate", "--finetune.precision=bf16-wan")
-    assert losses(tmp_path / "student") == pytest.approx(losses(base), rel=0.05)
     refused = subprocess.run(command(base, 1, "--model.precision=bf16-wan", stage="cache"), env=environment(),
                              capture_output=True, text=True, timeout=300)
     assert refused.returncode == 64 and "made with other settings" in refused.stderr, refused.stderr

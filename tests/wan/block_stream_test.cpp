@@ -62,6 +62,22 @@ TEST(BlockStream, AForwardHasTheSameBitsWhateverTheFileHolds) {
   }
 }
 
+/// Where it rounds goes with the model, however its blocks are held.
+TEST(BlockStream, AForwardRoundsAsTheOriginalProgramToo) {
+  const TestFolder folder;
+  save_random(folder.path(), small(), at::kFloat);
+  Transformer kept = loaded(folder.path(), false), streamed = loaded(folder.path(), true);
+  for (Transformer* model : {&kept, &streamed}) model->to(at::kCPU, {at::kBFloat16, Rounding::wan});
+  const at::Tensor expected = forward(kept);
+  EXPECT_EQ(expected.scalar_type(), at::kFloat) << "of a head in fp32";
+  EXPECT_TRUE(at::equal(forward(streamed), expected));
+  EXPECT_TRUE(at::equal(forward(kept.clone()), expected));
+  streamed.keep_blocks();
+  EXPECT_TRUE(at::equal(forward(streamed), expected));
+  kept.to(at::kCPU, at::kBFloat16);
+  EXPECT_EQ(forward(kept).scalar_type(), at::kBFloat16) << "as diffusers";
+}
+
 TEST(BlockStream, AReplayMayEndAtAnyBlock) {
   const TestFolder folder;
   save_random(folder.path(), small(), at::kBFloat16);
