@@ -4,6 +4,8 @@
 #include "storage/safetensors.h"
 #include "storage/tensor_store.h"
 #include "test_clips.h"
+#include "wan/text_encoder.h"
+#include "wan/transformer.h"
 
 namespace surgery {
 namespace {
