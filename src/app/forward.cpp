@@ -41,13 +41,17 @@ void print_seconds(int64_t repeats, const std::function<void()>& action) {
   fmt::print("{{\"seconds\": [{:.6f}]}}\n", fmt::join(seconds, ", "));
 }
 
-ExitCode run(Context& context) {
-  if (context.session.rank() != 0) return ExitCode::done;
-  const ModelSection& model = context.config.model;
-  if (const ModelSection usual;
-      model.precision != usual.precision || model.text_precision != usual.text_precision ||
+/// A run's options would be passed over without a word.
+void refuse_run_options(const ModelSection& model) {
+  const ModelSection usual;
+  if (model.precision != usual.precision || model.text_precision != usual.text_precision ||
       model.vae_precision != usual.vae_precision || model.vae_tile != usual.vae_tile)
     fail_usage("forward takes --precision and --tile, not the options of a run (model.precision, ...)");
+}
+
+ExitCode run(Context& context) {
+  if (context.session.rank() != 0) return ExitCode::done;
+  refuse_run_options(context.config.model);
   const auto& wanted = context.options.text("component");
   for (const auto& component : components()) {
     if (component.name != wanted) continue;
