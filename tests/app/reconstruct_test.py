@@ -44,7 +44,7 @@ class Reconstruct(unittest.TestCase):
         cls.temporary.cleanup()
 
     def reconstruct(self, source, *options, code=0):
-        output = self.folder / self.id().split(".")[-1]
+        output = pathlib.Path(tempfile.mkdtemp(dir=self.folder)) / "clips"
         result = surgery("reconstruct", "--model", TEACHER, "--input", source, "--output", output, *SIZE, *options)
         self.assertEqual(result.returncode, code, result.stderr)
         if code:
@@ -91,6 +91,11 @@ class Reconstruct(unittest.TestCase):
         bad = self.folder / "bad.mp4"
         bad.write_bytes(b"no video")
         self.assertIn("none of 1 videos", self.reconstruct(bad, code=65).stderr)
+        output, *_ = self.reconstruct(self.listing)
+        again = surgery("reconstruct", "--model", TEACHER, "--input", self.listing, "--output", output, *SIZE)
+        self.assertEqual(again.returncode, 64, again.stderr)
+        self.assertIn("another reconstruction", again.stderr)
+        self.assertIn("data.buckets", self.reconstruct(self.listing, "--data.buckets=5x64x80", code=64).stderr)
 
 
 if __name__ == "__main__":
