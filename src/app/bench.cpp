@@ -8,6 +8,7 @@
 #include <chrono>
 
 #include "app/command.h"
+#include "base/statistics.h"
 #include "recipe/plan.h"
 #include "recipe/pretrain_transformer.h"
 
@@ -109,11 +110,8 @@ std::vector<std::vector<double>> interleaved_seconds(const std::vector<std::func
 std::vector<double> interleaved_medians(const std::vector<std::function<void()>>& candidates,
                                         int64_t repetitions) {
   std::vector<double> medians;
-  for (std::vector<double>& one : interleaved_seconds(candidates, repetitions)) {
-    const auto middle = one.begin() + static_cast<std::ptrdiff_t>(one.size() / 2);
-    std::nth_element(one.begin(), middle, one.end());
-    medians.push_back(*middle);
-  }
+  for (std::vector<double>& one : interleaved_seconds(candidates, repetitions))
+    medians.push_back(median(std::move(one)));
   return medians;
 }
 

@@ -8,6 +8,7 @@
 #include "app/bench.h"
 #include "base/errors.h"
 #include "base/random.h"
+#include "base/statistics.h"
 #include "wan/initial_weights.h"
 
 namespace surgery {
@@ -66,11 +67,6 @@ Load load(const fs::path& folder, at::ScalarType dtype) {
   transformer.to(at::kCPU, dtype);
   const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
   return {spent.count(), anonymous_bytes() - before};
-}
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
 }
 
 }  // namespace

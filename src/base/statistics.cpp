@@ -18,4 +18,11 @@ Proportion wilson_interval(int64_t successes, int64_t trials, double z) {
           std::clamp(centre + reach, share, 1.0)};
 }
 
+double median(std::vector<double> values) {
+  EXPECT(!values.empty());
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
 }  // namespace surgery

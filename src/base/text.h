@@ -20,7 +20,9 @@ std::optional<Number> parse_number(std::string_view text) {
 /// The parts between separators, one more than there are separators ("" has one, itself).
 std::vector<std::string> split(std::string_view text, char separator);
 std::string without_spaces(std::string_view text);
-/// Without the spaces around it.
-std::string trimmed(std::string_view text);
+/// Without the white characters around it.
+std::string_view trimmed(std::string_view text, std::string_view white = " \t");
+/// A name that is there twice; none where all differ.
+std::optional<std::string_view> first_repeated(std::vector<std::string_view> names);
 
 }  // namespace surgery

@@ -3,11 +3,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <map>
 
 #include "base/errors.h"
+#include "data/video_suffixes.h"
 
 namespace surgery {
 
@@ -271,8 +271,7 @@ void AnnotationHandler::place_path() {
     return spoil(
         "path leads outside its root (an annotation may only name files under it): make it relative");
   const std::string suffix = lower(relative.extension().string());
-  constexpr std::array<const char*, 7> kVideos{".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v"};
-  if (std::find(kVideos.begin(), kVideos.end(), suffix) == kVideos.end())
+  if (std::ranges::find(kVideoSuffixes, suffix) == kVideoSuffixes.end())
     return spoil(fmt::format(
         "'{}' is no kind of video that is read: expected .mp4, .webm, .gif, .mov, .mkv or .avi", suffix));
   current_.path = root_ / normal;

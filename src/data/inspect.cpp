@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <fstream>
-#include <set>
 #include <span>
 #include <sstream>
 
@@ -12,6 +11,7 @@
 #include "data/manifest.h"
 #include "data/prompts.h"
 #include "data/video.h"
+#include "data/video_suffixes.h"
 #include "data/web_dataset.h"
 #include "storage/atomic_file.h"
 #include "storage/hdf5_file.h"
@@ -241,8 +241,7 @@ Json inspect_content(const std::filesystem::path& path) {
   if (is_torch_file(std::as_bytes(std::span(head)))) return inspect_torch(path);
   if (suffix == ".safetensors" || (head.size() > 9 && head[8] == '{' && head[7] == '\0'))
     return inspect_safetensors(path);
-  static const std::set<std::string> videos{".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v"};
-  if (videos.contains(suffix)) return inspect_video(path);
+  if (std::ranges::find(kVideoSuffixes, suffix) != kVideoSuffixes.end()) return inspect_video(path);
   if (suffix == ".tar") return inspect_web_shard(path);
   const size_t start = head.find_first_not_of(" \t\r\n");
   if (suffix == ".json") return inspect_json(path, start == std::string::npos ? ' ' : head[start]);

@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "base/errors.h"
+#include "base/text.h"
 #include "data/annotation_handler.h"
 #include "storage/atomic_file.h"
 
@@ -12,10 +13,8 @@ namespace surgery {
 
 namespace {
 
-std::string trim(const std::string& text) {
-  const size_t begin = text.find_first_not_of(" \t\r");
-  return begin == std::string::npos ? std::string()
-                                    : text.substr(begin, text.find_last_not_of(" \t\r") - begin + 1);
+std::string trim(std::string_view text) {
+  return std::string(trimmed(text, " \t\r"));
 }
 
 void read_lines(const std::filesystem::path& listing, const std::function<void(ManifestRecord)>& accept,

@@ -3,6 +3,7 @@
 #include <string_view>
 
 #include "base/errors.h"
+#include "base/text.h"
 #include "base/utf8.h"
 #include "storage/atomic_file.h"
 
@@ -14,10 +15,7 @@ constexpr size_t kMaxLineBytes =
     64 << 10;  // far beyond what any text encoder reads; a binary file stops here
 
 std::string_view trim(std::string_view text) {
-  const char* white = " \t\r\n\f\v";
-  const size_t begin = text.find_first_not_of(white);
-  return begin == std::string_view::npos ? std::string_view{}
-                                         : text.substr(begin, text.find_last_not_of(white) - begin + 1);
+  return trimmed(text, " \t\r\n\f\v");
 }
 
 /// Lines without their ends; blank lines at the end of the file do not count.

@@ -9,6 +9,7 @@
 #include "base/errors.h"
 #include "base/utf8.h"
 #include "data/latent_statistics.h"
+#include "data/video_suffixes.h"
 #include "storage/mapped_file.h"
 #include "storage/tar_archive.h"
 #include "storage/tensor_store.h"
@@ -20,7 +21,6 @@ namespace fs = std::filesystem;
 using Bytes = std::span<const std::byte>;
 
 constexpr size_t kPromptLimit = 1 << 16;  // bytes; the longest published are some thousand
-constexpr std::array<std::string_view, 7> kVideos{"mp4", "webm", "mov", "m4v", "mkv", "avi", "gif"};
 
 /// A sample's parts, and the names that they may have behind the key.
 enum class Part : size_t { latent, embed, prompt };
@@ -77,7 +77,8 @@ struct WebShard::State {
       const std::string key = entry.name.substr(0, dot);
       const std::string_view extension =
           std::string_view(entry.name).substr(std::min(dot + 1, entry.name.size()));
-      videos = videos || std::ranges::find(kVideos, extension) != kVideos.end();
+      videos =
+          videos || std::ranges::find(kVideoSuffixes, "." + std::string(extension)) != kVideoSuffixes.end();
       if (groups.empty() || groups.back().key != key)
         groups.push_back({.key = key, .parts = {}, .twice = {}});
       const std::optional<Part> part = part_named(extension);

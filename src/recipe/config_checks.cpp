@@ -60,13 +60,21 @@ std::string check_rates(const std::string& text) {
   return "";
 }
 
-std::string check_budget(const std::string& text) {
+namespace {
+/// What a parser says of a text that it refuses.
+template <class Parser>
+std::string fault_of(const Parser& parse, const std::string& text) {
   try {
-    parse_budget(text);
+    parse(text);
     return "";
   } catch (const Error& error) {
     return error.what();
   }
+}
+}  // namespace
+
+std::string check_budget(const std::string& text) {
+  return fault_of(parse_budget, text);
 }
 
 std::string check_pins(const std::string& text) {
@@ -113,12 +121,7 @@ std::string check_buckets(const std::string& text) {
 }
 
 std::string check_shard_sets(const std::string& text) {
-  try {
-    parse_shard_sets(text);
-    return "";
-  } catch (const Error& error) {
-    return error.what();
-  }
+  return fault_of(parse_shard_sets, text);
 }
 
 std::string check_aspect(const std::string& text) {

@@ -39,12 +39,29 @@ RandomKey subset_key(uint64_t seed) {
   return RandomKey{seed, 0}.with("subset");
 }
 
+std::string index_fault(const ShardIndex& index, const Config& config) {
+  const DataSection& d = config.data;
+  const auto told = [](const std::string& choice) { return choice.empty() ? "" : "; " + choice; };
+  const std::string choice = clip_choice(d);
+  if (index.source != d.videos || index.count != d.count || index.choice != choice)
+    return fmt::format(
+        "the shards hold clips of {} (data.count = {}{}), not of data.videos = {} (data.count = {}{}): run "
+        "'encode' again",
+        index.source, index.count, told(index.choice), d.videos, d.count, told(choice));
+  if (!index.subset.rule.empty() && index.subset.seed != config.run.seed)
+    return fmt::format(
+        "its clips and captions were chosen by run.seed = {}, not {}: run 'encode' again, or name the folder "
+        "in data.shards",
+        index.subset.seed, config.run.seed);
+  return "";
+}
+
 std::vector<ShardSet> parse_shard_sets(std::string_view text) {
   if (text.empty()) return {ShardSet{}};
   std::vector<ShardSet> sets;
   std::set<std::filesystem::path> seen;
   for (const std::string& spaced : split(text, ',')) {
-    std::string part = trimmed(spaced);
+    std::string part(trimmed(spaced));
     ShardSet set;
     const size_t equal = part.rfind('=');
     if (const auto weight = equal == std::string::npos

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "data/clip_rules.h"
+#include "data/shard_index.h"
 #include "recipe/config.h"
 
 namespace surgery {
@@ -19,6 +20,9 @@ ClipRules clip_rules(const DataSection& data);
 std::string clip_choice(const DataSection& data);
 /// What the rules choose with: the same words in `encode` and `encode --check`.
 RandomKey subset_key(uint64_t seed);
+
+/// Why an index is not of the clips that this configuration encodes; empty where it is.
+std::string index_fault(const ShardIndex& index, const Config& config);
 
 /// One of the sets of latent shards that finetuning draws from.
 struct ShardSet {

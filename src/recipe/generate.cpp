@@ -11,7 +11,6 @@
 #include "recipe/artifact.h"
 #include "recipe/finetune_checkpoint.h"
 #include "recipe/model_parts.h"
-#include "recipe/negative_prompt.h"
 #include "recipe/sample_set.h"
 #include "recipe/sampling.h"
 #include "recipe/text_cache.h"
@@ -58,7 +57,8 @@ Sample generate_sample(Recipe& recipe, const Transformer& model, const Prompt& p
                                              : random_normal(key.with("initial"), shape);
   const at::Tensor latents = generate_latents(
       model, pad_text(text_rows(recipe, prompt.text), recipe.text_length()).to(recipe.device),
-      pad_text(text_rows(recipe, negative_prompt(g.negative_prompt)), recipe.text_length()).to(recipe.device),
+      pad_text(text_rows(recipe, recipe.negative_prompt(g.negative_prompt)), recipe.text_length())
+          .to(recipe.device),
       options, initial.to(recipe.device), noise,
       [&](const SamplingStep&) { recipe.check_stop(fmt::format("clip {}", index)); });
   if (!at::isfinite(latents).all().item<bool>())
@@ -135,7 +135,7 @@ bool make_variant(Recipe& recipe, const Selection& selection, const std::string&
     const auto path = sample_path(recipe.run, variant, missing[static_cast<size_t>(u)]);
     return std::filesystem::exists(path) ? ArtifactState::present : ArtifactState::missing;
   });
-  std::vector<std::string> texts{negative_prompt(g.negative_prompt)};
+  std::vector<std::string> texts{recipe.negative_prompt(g.negative_prompt)};
   for (const int64_t u : unsampled) texts.push_back(prompt_of(missing[static_cast<size_t>(u)]).text);
   if (!unsampled.empty() && !prepare_text(recipe, texts)) {
     timer.done(0, total - std::ssize(missing), std::ssize(missing));

@@ -11,6 +11,7 @@
 #include "data/shapes.h"
 #include "recipe/artifact.h"
 #include "recipe/model_parts.h"
+#include "recipe/negative_prompt.h"
 #include "recipe/plan.h"
 #include "recipe/precision.h"
 #include "recipe/streaming.h"
@@ -225,6 +226,12 @@ const std::string& Recipe::text_hash() {
       return files;
     });
   return text_hash_;
+}
+
+const std::string& Recipe::negative_prompt(const std::string& setting) {
+  const auto found = negative_prompts_.find(setting);
+  if (found != negative_prompts_.end()) return found->second;
+  return negative_prompts_[setting] = surgery::negative_prompt(setting);
 }
 
 std::string Recipe::text_rows_hash() {

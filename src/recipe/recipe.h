@@ -1,5 +1,6 @@
 #pragma once
 #include <functional>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -56,6 +57,9 @@ class Recipe {
   /// The last with the precision that is not fp32: what the rows of a prompt depend on.
   std::string text_rows_hash();
 
+  /// negative_prompt (recipe/negative_prompt.h) of a setting; a file is read once.
+  const std::string& negative_prompt(const std::string& setting);
+
   /// Rows [n, text_dim] by the text encoder, fp32, on the CPU. recipe/text_cache.h keeps them for the
   /// prompts.
   at::Tensor embed(const std::string& prompt);
@@ -94,6 +98,7 @@ class Recipe {
   std::optional<Tokenizer> tokenizer_;
   std::optional<TextEncoder> text_encoder_;
   std::string transformer_hash_, vae_hash_, text_hash_;
+  std::map<std::string, std::string> negative_prompts_;  ///< by setting
   /// Of names and bytes of the files that `list` gives on rank 0.
   std::string hash_files(const std::function<std::vector<std::filesystem::path>()>& list);
 };

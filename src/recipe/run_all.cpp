@@ -7,7 +7,6 @@
 #include "recipe/data_section.h"
 #include "recipe/encode_web_dataset.h"
 #include "recipe/model_parts.h"
-#include "recipe/negative_prompt.h"
 #include "recipe/recipe.h"
 #include "recipe/run_status.h"
 #include "recipe/sample_set.h"
@@ -24,7 +23,8 @@ void check_inputs(Recipe& recipe) {
     tokenizer_content(required_tokenizer_place(config.model));
     check_selection(recipe);
     check_given_noise(recipe);
-    negative_prompt(config.trajectories.negative_prompt), negative_prompt(config.generate.negative_prompt);
+    recipe.negative_prompt(config.trajectories.negative_prompt);
+    recipe.negative_prompt(config.generate.negative_prompt);
     const bool latents = is_web_dataset(config.data.videos);  // not videos
     const bool encodes = encodes_own(config.data);
     if (encodes && latents) check_web_dataset(config);

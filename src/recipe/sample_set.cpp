@@ -4,7 +4,6 @@
 #include "base/text.h"
 #include "recipe/artifact.h"
 #include "recipe/finetune_checkpoint.h"
-#include "recipe/negative_prompt.h"
 #include "recipe/sampling.h"
 #include "storage/atomic_file.h"
 #include "storage/hdf5_file.h"
@@ -96,7 +95,7 @@ std::vector<std::string> sample_fingerprints(Recipe& recipe, const Selection& se
   std::string noise;
   if (!g.noise.empty() && recipe.session.rank() == 0) noise = " " + hash_file(g.noise);
   noise = recipe.session.world().broadcast_text(noise, 0);
-  const std::string negative = negative_prompt(g.negative_prompt);
+  const std::string negative = recipe.negative_prompt(g.negative_prompt);
   std::vector<std::string> fingerprints;
   for (const Prompt& prompt : prompts)
     for (int64_t i = 0; i < g.samples; ++i)

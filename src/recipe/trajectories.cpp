@@ -3,7 +3,6 @@
 #include "base/log.h"
 #include "parallel/coordinator.h"
 #include "recipe/artifact.h"
-#include "recipe/negative_prompt.h"
 #include "recipe/recipe.h"
 #include "recipe/sampling.h"
 #include "recipe/text_cache.h"
@@ -25,7 +24,7 @@ std::vector<Prompt> trajectory_prompts(const Config& config) {
 std::string trajectory_fingerprint_of(Recipe& recipe, const Prompt& prompt, int64_t index) {
   const TrajectorySection& t = recipe.config.trajectories;
   return make_fingerprint({"trajectory-1", recipe.transformer_hash(), recipe.text_rows_hash(), prompt.text,
-                           negative_prompt(t.negative_prompt),
+                           recipe.negative_prompt(t.negative_prompt),
                            fmt::format("{} {} {}", index, recipe.config.run.seed, sampling_text(t))});
 }
 
@@ -37,7 +36,7 @@ Trajectory run_teacher(Recipe& recipe, const Prompt& prompt, int64_t index) {
   trajectory.prompt = prompt.text;
   trajectory.fingerprint = trajectory_fingerprint_of(recipe, prompt, index);
   trajectory.text = text_rows(recipe, prompt.text);
-  trajectory.negative_text = text_rows(recipe, negative_prompt(t.negative_prompt));
+  trajectory.negative_text = text_rows(recipe, recipe.negative_prompt(t.negative_prompt));
   const SamplingOptions options = sampling_options(t);
   std::vector<at::Tensor> latents;
   std::vector<double> timesteps;
@@ -67,7 +66,7 @@ Trajectory run_teacher(Recipe& recipe, const Prompt& prompt, int64_t index) {
 
 bool prepare_trajectory_text(Recipe& recipe, const std::vector<int64_t>& indices) {
   const auto prompts = trajectory_prompts(recipe.config);
-  std::vector<std::string> texts{negative_prompt(recipe.config.trajectories.negative_prompt)};
+  std::vector<std::string> texts{recipe.negative_prompt(recipe.config.trajectories.negative_prompt)};
   for (const int64_t i : indices) texts.push_back(prompts[static_cast<size_t>(i)].text);
   return prepare_text(recipe, texts);
 }

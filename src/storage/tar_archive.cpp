@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "base/errors.h"
+#include "base/text.h"
 #include "base/utf8.h"
 #include "storage/dtype.h"
 
@@ -250,10 +251,9 @@ class TarReader {
     std::vector<std::string_view> names;
     names.reserve(entries_.size());
     for (const TarEntry& entry : entries_) names.push_back(entry.name);
-    std::sort(names.begin(), names.end());
-    const auto twice = std::adjacent_find(names.begin(), names.end());
-    VALIDATE(twice == names.end(),
-             "{}: \"{}\" occurs twice (readers would see different files): pack it again", where_, *twice);
+    const auto twice = first_repeated(std::move(names));
+    VALIDATE(!twice, "{}: \"{}\" occurs twice (readers would see different files): pack it again", where_,
+             *twice);
   }
 
   std::span<const std::byte> file_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/errors.h"
+#include "base/text.h"
 #include "base/utf8.h"
 #include "storage/dtype.h"
 
@@ -218,11 +219,9 @@ class ZipReader {
     std::vector<std::string_view> names;
     names.reserve(headers.size());
     for (const Header& header : headers) names.push_back(header.name);
-    std::sort(names.begin(), names.end());
-    const auto twice = std::adjacent_find(names.begin(), names.end());
-    VALIDATE(twice == names.end(),
-             "{}: entry \"{}\" occurs twice (readers would see different files): save it again", where_,
-             *twice);
+    const auto twice = first_repeated(std::move(names));
+    VALIDATE(!twice, "{}: entry \"{}\" occurs twice (readers would see different files): save it again",
+             where_, *twice);
   }
 
   void check_places(std::vector<Header> headers) const {

@@ -154,19 +154,17 @@ size_t take_named(std::string_view rest, std::string& out) {
   return 0;
 }
 
-/// Replaces `character` by what a reference "&...;" stands for, if it is one.
-bool resolve_closed(std::string_view reference, std::string& character) {
+/// Appends what a reference "&...;" stands for, if it is one.
+bool append_closed(std::string_view reference, std::string& out) {
   if (reference[1] == '#') {
     const std::string unescaped = html_unescape(reference);
     if (unescaped.find(';') != std::string::npos) return false;
-    character = unescaped;
+    out += unescaped;
     return true;
   }
   const std::string_view name = reference.substr(1, reference.size() - 2);
-  const Entity* entity = find_entity(name);
-  if (entity != nullptr) {
-    character.clear();
-    append_utf8(character, entity->code_point);
+  if (const Entity* entity = find_entity(name)) {
+    append_utf8(out, entity->code_point);
     return true;
   }
   // Text that was put in capitals as a whole, names of entities included.
@@ -175,50 +173,49 @@ bool resolve_closed(std::string_view reference, std::string& character) {
     if (c >= 'a' && c <= 'z') return false;
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
   }
-  entity = find_entity(lower);
+  const Entity* entity = find_entity(lower);
   if (entity == nullptr) return false;
-  character = to_utf8(to_upper(entity->code_point));
+  out += to_utf8(to_upper(entity->code_point));
   return true;
+}
+
+/// Goes from ampersand to ampersand. `take(rest, out)` is given the text from there on; it appends what the
+/// reference stands for and gives its length, or 0 where there is none and the ampersand stays.
+template <class Take>
+std::string replace_references(std::string_view text, const Take& take) {
+  std::string out;
+  while (!text.empty()) {
+    const size_t ampersand = std::min(text.find('&'), text.size());
+    out += text.substr(0, ampersand);
+    text.remove_prefix(ampersand);
+    if (text.empty()) break;
+    const size_t taken = take(text, out);
+    if (taken == 0) out += '&';
+    text.remove_prefix(std::max<size_t>(1, taken));
+  }
+  return out;
 }
 
 }  // namespace
 
 std::string html_unescape(std::string_view text) {
-  std::string out;
-  while (!text.empty()) {
-    const size_t ampersand = std::min(text.find('&'), text.size());
-    out += text.substr(0, ampersand);
-    text.remove_prefix(ampersand);
-    if (text.empty()) break;
-    const bool numeric = text.size() > 1 && text[1] == '#';
-    const size_t taken = numeric ? take_numeric(text.substr(2), out) : take_named(text.substr(1), out);
-    if (taken == 0) out += '&';
-    text.remove_prefix(taken == 0 ? 1 : taken + (numeric ? 2 : 1));
-  }
-  return out;
+  return replace_references(text, [](std::string_view rest, std::string& out) {
+    const bool numeric = rest.size() > 1 && rest[1] == '#';
+    const size_t taken = numeric ? take_numeric(rest.substr(2), out) : take_named(rest.substr(1), out);
+    return taken == 0 ? 0 : taken + (numeric ? 2 : 1);
+  });
 }
 
 std::string unescape_closed_entities(std::string_view text) {
   constexpr size_t kLongest = 24;  // letters and digits of a reference that is taken for one
   constexpr std::string_view kAlphanumeric = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-  std::string out;
-  while (!text.empty()) {
-    const size_t ampersand = std::min(text.find('&'), text.size());
-    out += text.substr(0, ampersand);
-    text.remove_prefix(ampersand);
-    if (text.empty()) break;
-    const bool numeric = text.size() > 1 && text[1] == '#';
+  return replace_references(text, [&](std::string_view rest, std::string& out) -> size_t {
+    const bool numeric = rest.size() > 1 && rest[1] == '#';
     const size_t begin = numeric ? 2 : 1,
-                 end = std::min(text.find_first_not_of(kAlphanumeric, begin), text.size());
-    std::string character = "&";
-    size_t taken = 1;
-    if (end > begin && end - begin <= kLongest && end < text.size() && text[end] == ';' &&
-        resolve_closed(text.substr(0, end + 1), character))
-      taken = end + 1;
-    out += character;
-    text.remove_prefix(taken);
-  }
-  return out;
+                 end = std::min(rest.find_first_not_of(kAlphanumeric, begin), rest.size());
+    if (end == begin || end - begin > kLongest || end == rest.size() || rest[end] != ';') return 0;
+    return append_closed(rest.substr(0, end + 1), out) ? end + 1 : 0;
+  });
 }
 
 }  // namespace surgery

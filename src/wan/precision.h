@@ -12,8 +12,7 @@ enum class Rounding {
   /// every sum, the time projection and the head are 16-bit products.
   diffusers,
   /// As autocast over fp32 weights rounds: the inputs of the blocks' products and of the attention are
-  /// 16-bit;
-  /// residual stream, modulation, time embedding, qk-norm's weights and head stay fp32.
+  /// 16-bit; residual stream, modulation, time embedding, qk-norm's weights and head stay fp32.
   wan
 };
 

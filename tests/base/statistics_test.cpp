@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/errors.h"
+
 namespace surgery {
 namespace {
 
@@ -22,6 +24,12 @@ TEST(Statistics, WilsonIntervalAgreesWithPublishedFigures) {
   EXPECT_NEAR(wilson_interval(128, 128).low, 1 - wilson_interval(0, 128).high, 1e-12);
   EXPECT_EQ(wilson_interval(0, 0).low, 0);
   EXPECT_EQ(wilson_interval(0, 0).high, 1);
+}
+
+TEST(Median, IsTheMiddleOrTheUpperOfTwo) {
+  EXPECT_EQ(median({3, 1, 2}), 2);
+  EXPECT_EQ(median({4, 1, 3, 2}), 3);
+  EXPECT_THROW(median({}), Error);
 }
 
 }  // namespace

@@ -23,5 +23,18 @@ TEST(WithoutSpaces, DropsThemAll) {
   EXPECT_EQ(without_spaces(" 1, 2 =linear "), "1,2=linear");
 }
 
+TEST(Trimmed, KeepsWhatLiesBetween) {
+  EXPECT_EQ(trimmed(" \ta b\t "), "a b");
+  EXPECT_EQ(trimmed("a"), "a");
+  EXPECT_EQ(trimmed(" \t"), "");
+  EXPECT_EQ(trimmed(" a\r\n", " \r"), "a\r\n");
+}
+
+TEST(FirstRepeated, NamesOneThatIsThereTwice) {
+  EXPECT_EQ(first_repeated({"b", "a", "b"}), "b");
+  EXPECT_EQ(first_repeated({"a", "b"}), std::nullopt);
+  EXPECT_EQ(first_repeated({}), std::nullopt);
+}
+
 }  // namespace
 }  // namespace surgery

@@ -54,7 +54,7 @@ compile() {
   "${cache[@]}" "$compiler" -std=c++20 -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all \
     -DFMT_HEADER_ONLY -Isrc -Itests/fuzz -isystem "$SURGERY_TORCH_DIR/include" $(pkg-config --cflags-only-I hdf5) -c "$1" -o "$2" 9>&-
 }
-plain=(src/base/{errors,log,utf8}.cpp
+plain=(src/base/{errors,log,text,utf8}.cpp
        src/storage/{atomic_file,dtype,mapped_file,pickle,safetensors,strict_json,tar_archive,torch_content,zip_archive}.cpp)
 # What the targets that use LibTorch fuzz; the rest comes from the build of the program.
 on_torch=(src/storage/{hdf5_library,hdf5_reader,strict_json}.cpp src/data/{annotation_handler,latent_shard,manifest}.cpp
