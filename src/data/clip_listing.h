@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "data/clip_rules.h"
+#include "data/video_probes.h"
 
 namespace surgery {
 
@@ -76,8 +77,10 @@ inline constexpr const char *kMissingFile = "missing file", *kUnreadableFile = "
 enum class ClipLook { probe, decode };
 /// Opens a record's file and judges it by the decoder's word; with `decode` all frames of the clip are read,
 /// too. A file that is missing or damaged is dropped for that. Error{io} where this machine fails to read it,
-/// Error{usage} without libav.
-ClipVerdict look_at(const ManifestRecord& record, const ClipRules& rules, ClipLook look);
+/// Error{usage} without libav. With `probes`, a file that they know and that has not changed is not opened
+/// again for its probe, and what is found is added.
+ClipVerdict look_at(const ManifestRecord& record, const ClipRules& rules, ClipLook look,
+                    VideoProbes* probes = nullptr);
 
 /// `base` at the verdict's shape, restricted to the record's cut and crop.
 ClipSpec clip_spec(const ManifestRecord& record, const ClipRules& rules, const ClipVerdict& verdict);

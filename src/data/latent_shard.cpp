@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <map>
 
 #include "base/errors.h"
+#include "base/text.h"
 #include "storage/atomic_file.h"
 #include "storage/hdf5_file.h"
 
@@ -320,6 +322,22 @@ void LatentShard::check_space(const LatentSpace& expected) const {
 
 std::string shard_name(const std::string& name, int64_t index, int64_t count) {
   return fmt::format("{}-{:05d}-of-{:05d}.h5", name, index, count);
+}
+
+void require_whole_sets(const std::vector<std::filesystem::path>& shards) {
+  std::map<std::pair<std::string, int64_t>, std::vector<const std::filesystem::path*>> sets;
+  for (const auto& shard : shards) {
+    const std::string name = shard.stem().string();
+    const size_t of = name.rfind("-of-"), dash = of == std::string::npos ? of : name.rfind('-', of - 1);
+    if (dash == std::string::npos || dash >= of) continue;
+    if (const auto count = parse_number<int64_t>(std::string_view(name).substr(of + 4)))
+      sets[{name.substr(0, dash), *count}].push_back(&shard);
+  }
+  for (const auto& [set, there] : sets)
+    VALIDATE(std::ssize(there) == set.second,
+             "{}: {} of the {} shards like this one are there (the set is not finished, or a part is "
+             "missing): finish it first",
+             there.front()->string(), there.size(), set.second);
 }
 
 std::filesystem::path shard_rejects(std::filesystem::path shard) {

@@ -76,6 +76,9 @@ class LatentShard {
 
 /// NAME-00003-of-00086.h5
 std::string shard_name(const std::string& name, int64_t index, int64_t count);
+/// Error{data} where shards of one NAME and count are fewer than their count says. Files of other names are
+/// passed over.
+void require_whole_sets(const std::vector<std::filesystem::path>& shards);
 
 /// Beside a shard, the clips that were left out of it, one `id<TAB>reason` a line:
 /// NAME-00003-of-00086.rejects.txt

@@ -1,19 +1,17 @@
 #include "recipe/check_set.h"
 
-#include <algorithm>
 #include <optional>
 
 #include "base/errors.h"
-#include "base/progress.h"
-#include "base/text.h"
+#include "recipe/clip_looks.h"
 #include "recipe/data_section.h"
 #include "storage/atomic_file.h"
 
 namespace surgery {
 namespace {
 
-/// Goes through the taken clips in rounds: every rank looks at its share, then all tell each other. So no
-/// rank holds more than a round, and what is told has one order.
+/// Goes through the taken clips in rounds, so that no rank holds more than a round, and what is told has one
+/// order.
 class Rounds {
  public:
   Rounds(Session& session, const ClipListing& listing, ClipLook look, const std::filesystem::path& rejects,
@@ -27,8 +25,8 @@ class Rounds {
   }
 
   void take(ManifestRecord record) {
-    if (in_round_ % session_.size() == session_.rank()) mine_.emplace_back(in_round_, std::move(record));
-    if (++in_round_ == kRound) finish_round();
+    round_.push_back(std::move(record));
+    if (round_.size() == kRound) finish_round();
   }
 
   void drop(const RejectedRecord& record) {
@@ -36,59 +34,33 @@ class Rounds {
     if (file_) file_->write(reject_line(record));
   }
 
-  void finish_round() {
-    std::string found;
-    int64_t shown = 0;
-    for (const auto& [number, record] : mine_) {
-      found += line(number, record);
-      const int64_t step = std::min<int64_t>(session_.size(), in_round_ - shown);  // the others are as far
-      progress_.advance(step);
-      shown += step;
-    }
-    progress_.advance(in_round_ - shown);
-    tell(session_.world().gather_text(found));
-    mine_.clear();
-    in_round_ = 0;
-  }
-
   void finish() {
-    if (in_round_ > 0) finish_round();
+    if (!round_.empty()) finish_round();
     progress_.finish();
     if (file_) file_->commit();
   }
 
  private:
-  static constexpr int64_t kRound = 512;
+  static constexpr size_t kRound = 512;
 
-  /// "number TAB bucket", or "number TAB kind TAB id TAB reason".
-  std::string line(int64_t number, const ManifestRecord& record) const {
-    ClipVerdict verdict;
+  ClipVerdict look(const ManifestRecord& record) const {
     try {
-      verdict = look_at(record, rules_, look_);
+      return look_at(record, rules_, look_);
     } catch (const Error& error) {  // here a report is wanted, whoever's fault it is
       if (error.code() != ExitCode::io) throw;
-      verdict = {.kind = kUnreadableFile, .reason = error.what()};
+      return {.kind = kUnreadableFile, .reason = error.what()};
     }
-    if (verdict.kept()) return fmt::format("{}\t{}\n", number, verdict.bucket);
-    std::string id = record.id;
-    for (std::string* text : {&id, &verdict.reason})
-      for (const char separator : {'\t', '\n'}) std::ranges::replace(*text, separator, ' ');
-    return fmt::format("{}\t{}\t{}\t{}\n", number, verdict.kind, id, verdict.reason);
   }
 
-  void tell(const std::vector<std::string>& found) {
-    std::vector<std::vector<std::string>> lines(static_cast<size_t>(in_round_));
-    for (const std::string& text : found)
-      for (const std::string& one : split(text, '\n')) {
-        if (one.empty()) continue;
-        std::vector<std::string> parts = split(one, '\t');
-        lines.at(parse_number<size_t>(parts.at(0)).value()) = std::move(parts);
-      }
-    for (const auto& parts : lines)
-      if (parts.size() == 2)
-        ++report_.buckets.at(parse_number<size_t>(parts[1]).value()).second;
+  void finish_round() {
+    const auto verdicts = look_together(
+        session_, round_, [this](const ManifestRecord& record) { return look(record); }, progress_);
+    for (size_t i = 0; i < round_.size(); ++i)
+      if (verdicts[i].kept())
+        ++report_.buckets.at(verdicts[i].bucket).second;
       else
-        drop({parts.at(2), parts.at(3), parts.at(1)});
+        drop({round_[i].id, verdicts[i].reason, verdicts[i].kind});
+    round_.clear();
   }
 
   Session& session_;
@@ -97,8 +69,7 @@ class Rounds {
   SetReport& report_;
   Progress progress_;
   std::optional<AtomicFile> file_;
-  std::vector<std::pair<int64_t, ManifestRecord>> mine_;
-  int64_t in_round_ = 0;
+  std::vector<ManifestRecord> round_;
 };
 
 }  // namespace

@@ -1,23 +1,22 @@
 #include "recipe/clip_set.h"
 
 #include <algorithm>
+#include <chrono>
+#include <span>
 
 #include "base/errors.h"
 #include "base/log.h"
 #include "base/progress.h"
-#include "base/text.h"
 #include "parallel/stop.h"
+#include "recipe/clip_looks.h"
 #include "recipe/data_section.h"
 #include "storage/atomic_file.h"
 
 namespace surgery {
 namespace {
 
-/// A record that only the decoder can tell about, and its place among the clips.
-struct Pending {
-  size_t place;
-  ManifestRecord record;
-};
+constexpr size_t kProbesARound = 32;             // of one rank, between two looks at whether to stop
+constexpr std::chrono::seconds kKeepProbes{30};  // what a killed run loses at most
 
 /// The rejects file of rank 0, made when the first line comes; and the count of all.
 class Rejects {
@@ -45,41 +44,43 @@ class Rejects {
   DropTally tally_;
 };
 
-std::string packed(size_t index, const ClipVerdict& verdict) {
-  std::string reason = verdict.reason;
-  std::ranges::replace(reason, '\n', ' ');
-  std::ranges::replace(reason, '\t', ' ');
-  return fmt::format("{}\t{}\t{}\t{}\t{}\n", index, verdict.bucket, verdict.enlarged ? 1 : 0, verdict.kind,
-                     reason);
-}
-
-void unpack(const std::string& text, std::vector<ClipVerdict>& verdicts) {
-  for (const std::string& line : split(text, '\n')) {
-    if (line.empty()) continue;
-    const std::vector<std::string> parts = split(line, '\t');
-    verdicts.at(parse_number<size_t>(parts.at(0)).value()) = {
-        .kind = parts.at(3),
-        .reason = parts.at(4),
-        .bucket = parse_number<size_t>(parts.at(1)).value(),
-        .enlarged = parts.at(2) == "1"};
-  }
-}
-
-/// Collective: the decoder's word on every pending record, each asked by one rank. None after a stop.
-std::optional<std::vector<ClipVerdict>> probe(Recipe& recipe, const std::vector<Pending>& pending,
+/// Collective: what the decoder says of the pending records, each asked by one rank. What it said is kept as
+/// it comes, so that no video is probed twice, whatever the rules are by then. None after a stop.
+std::optional<std::vector<ClipVerdict>> probe(Recipe& recipe, std::span<const ManifestRecord> pending,
                                               const ClipRules& rules) {
-  const auto ranks = static_cast<size_t>(recipe.session.size());
+  Communicator& world = recipe.session.world();
+  VideoProbes probes;
+  if (const auto base = recipe.run.base(); !base.empty())
+    probes.read(base / recipe.run.probes().lexically_relative(recipe.run.root()));
+  probes.read(recipe.run.probes());
+  const auto look = [&](const ManifestRecord& record) {
+    recipe.progress(record.id);
+    return look_at(record, rules, ClipLook::probe, &probes);
+  };
+  std::vector<ClipVerdict> verdicts;
   Progress progress("probe", std::ssize(pending), "clips");
-  std::string found;
-  for (auto i = static_cast<size_t>(recipe.session.rank()); i < pending.size(); i += ranks) {
-    if (recipe.stop_requested()) break;
-    found += packed(i, look_at(pending[i].record, rules, ClipLook::probe));
-    progress.advance(static_cast<int64_t>(std::min(ranks, pending.size() - i)));  // the others are as far
-    recipe.progress(pending[i].record.id);
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point kept = Clock::now();
+  bool unkept = false;
+  while (verdicts.size() < pending.size()) {
+    const size_t round_size = kProbesARound * static_cast<size_t>(recipe.session.size());
+    const auto round =
+        pending.subspan(verdicts.size(), std::min(round_size, pending.size() - verdicts.size()));
+    const bool stop = agree_on_stop(world, recipe.stop_requested());
+    if (!stop)
+      std::ranges::move(look_together(recipe.session, round, look, progress), std::back_inserter(verdicts));
+    for (const std::string& lines : world.gather_text(probes.take_new_lines())) {
+      probes.read_lines(lines);
+      unkept = unkept || !lines.empty();
+    }
+    const bool last = stop || verdicts.size() == pending.size();
+    if (unkept && recipe.session.rank() == 0 && (last || Clock::now() - kept > kKeepProbes)) {
+      probes.write(recipe.run.probes());
+      kept = Clock::now();
+      unkept = false;
+    }
+    if (stop) return {};
   }
-  if (agree_on_stop(recipe.session.world(), recipe.stop_requested())) return {};
-  std::vector<ClipVerdict> verdicts(pending.size());
-  for (const std::string& text : recipe.session.world().gather_text(found)) unpack(text, verdicts);
   return verdicts;
 }
 
@@ -102,13 +103,16 @@ std::optional<ClipSet> choose_clips(Recipe& recipe, const std::filesystem::path&
   records.require_clips();
 
   ClipSet set;
-  std::vector<Pending> pending;
+  std::vector<ManifestRecord> pending;  // only the decoder can tell about these
+  std::vector<size_t> places;           // theirs among the clips
   std::string chosen;
   Rejects rejects(rejects_path, recipe.session.rank() == 0);
   const auto take = [&](ManifestRecord record, const ClipVerdict& verdict) {
     chosen += subset_line(record.id, record.cut);
     set.clips.push_back(verdict.certain ? encode_clip(record, rules, verdict, captions) : EncodeClip{});
-    if (!verdict.certain) pending.push_back({set.clips.size() - 1, std::move(record)});
+    if (verdict.certain) return;
+    places.push_back(set.clips.size() - 1);
+    pending.push_back(std::move(record));
   };
   records.each(take, [&](const RejectedRecord& record) { rejects.add(record); });
 
@@ -116,12 +120,12 @@ std::optional<ClipSet> choose_clips(Recipe& recipe, const std::filesystem::path&
     const auto verdicts = probe(recipe, pending, *rules);
     if (!verdicts) return {};
     for (size_t i = 0; i < pending.size(); ++i) {
-      const auto& [place, record] = pending[i];
+      const ManifestRecord& record = pending[i];
       const ClipVerdict& verdict = (*verdicts)[i];
       // What cannot be read is left out of its shard by name: another time it might be there, and the other
       // clips keep their places.
       if (verdict.kept() || verdict.kind == kMissingFile || verdict.kind == kUnreadableFile)
-        set.clips[place] = encode_clip(record, rules, verdict, captions);
+        set.clips[places[i]] = encode_clip(record, rules, verdict, captions);
       else
         rejects.add({record.id, verdict.reason, verdict.kind});
     }

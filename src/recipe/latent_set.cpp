@@ -5,7 +5,6 @@
 #include <map>
 
 #include "base/errors.h"
-#include "base/text.h"
 #include "data/encode.h"
 #include "data/shard_index.h"
 #include "recipe/artifact.h"
@@ -17,21 +16,11 @@ namespace {
 /// The shards that encoding with this configuration left, all of them. Error{io} before its end, Error{usage}
 /// where it was done with another choice of clips.
 std::vector<std::filesystem::path> own_shards(const Recipe& recipe) {
-  const DataSection& d = recipe.config.data;
   const auto path = shard_index_path(recipe.run.latents());
   require_file(path, "encode");
   const ShardIndex index = read_shard_index(path);
-  if (index.source != d.videos || index.count != d.count || index.choice != clip_choice(d))
-    fail_usage(
-        "{}: the shards hold clips of {} (data.count = {}{}), not of data.videos = {} (data.count = {}{}): "
-        "run 'encode' again",
-        path.string(), index.source, index.count, index.choice.empty() ? "" : "; " + index.choice, d.videos,
-        d.count, clip_choice(d).empty() ? "" : "; " + clip_choice(d));
-  if (!index.subset.rule.empty() && index.subset.seed != recipe.config.run.seed)
-    fail_usage(
-        "{}: its clips and captions were chosen by run.seed = {}, not {}: run 'encode' again, or name the "
-        "folder in data.shards",
-        path.string(), index.subset.seed, recipe.config.run.seed);
+  if (const std::string fault = index_fault(index, recipe.config); !fault.empty())
+    fail_usage("{}: {}", path.string(), fault);
   std::vector<std::filesystem::path> shards;
   for (const ShardIndex::Shard& shard : index.shards) {
     shards.push_back(recipe.run.latents() / shard.name);
@@ -56,25 +45,7 @@ std::vector<std::filesystem::path> given_shards(const std::filesystem::path& fol
     return shards;
   }
   shards = list_shards(folder);
-  for (const auto& shard : shards) {
-    const std::string name = shard.filename().string();
-    const size_t of = name.rfind("-of-");
-    const auto count = of == std::string::npos || of < 6
-                           ? std::nullopt
-                           : parse_number<int64_t>(name.substr(of + 4, name.rfind('.') - of - 4));
-    if (!count) continue;
-    const std::string set = name.substr(0, of - 5) + name.substr(of);
-    const auto there = std::ranges::count_if(shards, [&](const std::filesystem::path& other) {
-      const std::string n = other.filename().string();
-      const size_t at = n.rfind("-of-");
-      return at != std::string::npos && at >= 6 && n.substr(0, at - 5) + n.substr(at) == set;
-    });
-    VALIDATE(
-        there == *count,
-        "{}: {} of the {} shards like {} are there (the set is not finished, or a part is missing): finish "
-        "it first",
-        folder.string(), there, *count, name);
-  }
+  require_whole_sets(shards);
   return shards;
 }
 

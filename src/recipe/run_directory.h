@@ -27,6 +27,7 @@ class RunDirectory {
   std::filesystem::path tables_h5() const { return root_ / "tables.h5"; }
   std::filesystem::path selection() const { return root_ / "selection.json"; }
   std::filesystem::path data() const { return root_ / "data"; }
+  std::filesystem::path probes() const { return data() / "probes.tsv"; }  ///< of videos, see VideoProbes
   std::filesystem::path latents() const { return data() / "latents"; }
   std::filesystem::path finetune() const { return root_ / "finetune"; }
   std::filesystem::path model() const { return root_ / "model"; }

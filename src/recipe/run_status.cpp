@@ -73,14 +73,11 @@ StageStatus distill(const RunDirectory& run, std::optional<int64_t> blocks) {
 
 /// The index of this choice of clips at `folder`, where encoding has come to its end.
 std::optional<ShardIndex> index_of(const Config& config, const fs::path& folder) {
-  const DataSection& d = config.data;
   const fs::path path = shard_index_path(folder);
   if (folder.empty() || !fs::exists(path)) return {};
   try {
     ShardIndex index = read_shard_index(path);
-    if (index.source == d.videos && index.count == d.count && index.choice == clip_choice(d) &&
-        (index.subset.rule.empty() || index.subset.seed == config.run.seed))
-      return index;
+    if (index_fault(index, config).empty()) return index;
   } catch (const Error&) {  // the stage writes it again
   }
   return {};

@@ -12,23 +12,10 @@
 namespace surgery {
 namespace {
 
-/// Shards that an earlier setting left here: finetuning reads all of the folder.
-void set_aside_others(const std::filesystem::path& folder, const std::vector<ShardPlan>& plans) {
-  std::set<std::filesystem::path> planned;
-  for (const ShardPlan& plan : plans) planned.insert(plan.path.filename());
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    const auto name = entry.path().filename();
-    if (name.extension() == ".h5" && !name.string().starts_with('.') && !planned.contains(name))
-      set_aside(entry.path(), "belongs to another choice of clips");
-  }
-}
-
 /// A shard of the base with this content, and the list of what was left out of it.
 void take_shard(const RunDirectory& run, const ShardPlan& plan) {
   if (std::filesystem::exists(plan.path)) return;
-  take_from_base(run, plan.path, plan.header.fingerprint, [](const auto& path) {
-    return LatentShard(path, LatentShard::Verify::full).header().fingerprint;
-  });
+  take_from_base(run, plan.path, plan.header.fingerprint, verified_fingerprint);
   if (!std::filesystem::exists(plan.path)) return;
   const auto rejects = shard_rejects(run.base() / plan.path.lexically_relative(run.root()));
   if (std::filesystem::exists(rejects)) write_file(shard_rejects(plan.path), read_file(rejects));
@@ -54,8 +41,25 @@ void keep_index(const ShardJob& job) {
 
 }  // namespace
 
+std::vector<std::filesystem::path> other_shards(const ShardJob& job) {
+  std::set<std::filesystem::path> planned;
+  for (const ShardPlan& plan : job.plans) planned.insert(plan.path.filename());
+  std::vector<std::filesystem::path> others;
+  for (const auto& entry : std::filesystem::directory_iterator(job.folder)) {
+    const auto name = entry.path().filename();
+    if (name.extension() == ".h5" && !name.string().starts_with('.') && !planned.contains(name))
+      others.push_back(entry.path());
+  }
+  return others;
+}
+
+std::string verified_fingerprint(const std::filesystem::path& shard) {
+  return LatentShard(shard, LatentShard::Verify::full).header().fingerprint;
+}
+
 std::vector<int64_t> missing_shards(Recipe& recipe, const ShardJob& job) {
-  if (recipe.session.rank() == 0) set_aside_others(job.folder, job.plans);
+  if (recipe.session.rank() == 0)  // finetuning reads all of the folder
+    for (const auto& other : other_shards(job)) set_aside(other, "belongs to another choice of clips");
   return missing_units(recipe, std::ssize(job.plans), [&](int64_t i) {
     const ShardPlan& plan = job.plans[static_cast<size_t>(i)];
     take_shard(recipe.run, plan);

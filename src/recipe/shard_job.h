@@ -18,6 +18,11 @@ struct ShardJob {
   std::vector<ShardPlan> plans;  ///< equal on every rank
 };
 
+/// Complete shards in the job's folder that are none of the job's.
+std::vector<std::filesystem::path> other_shards(const ShardJob& job);
+/// The fingerprint in a shard's header, all of the shard having been read and checked. Error{data}.
+std::string verified_fingerprint(const std::filesystem::path& shard);
+
 /// Positions of the plans whose shard is not there yet, or is from other input: that is set aside, as are
 /// shards of another choice of clips; what the run's base has is taken. Collective.
 std::vector<int64_t> missing_shards(Recipe& recipe, const ShardJob& job);

@@ -50,24 +50,18 @@ ShardJob plan_job(Recipe& recipe, const std::filesystem::path& folder, const std
 
 /// Whoever trains on a folder reads all of its shards; this set's cost too much to be set aside for others.
 void refuse_others(const ShardJob& job) {
-  for (const auto& entry : std::filesystem::directory_iterator(job.folder)) {
-    const auto name = entry.path().filename();
-    if (name.extension() != ".h5" || name.string().starts_with('.')) continue;
-    if (std::ranges::none_of(job.plans, [&](const ShardPlan& plan) { return plan.path.filename() == name; }))
-      fail_usage(
-          "{}: is no shard of this set (a training run would read both): choose another --output, or move "
-          "it away",
-          entry.path().string());
-  }
+  for (const auto& other : other_shards(job))
+    fail_usage(
+        "{}: is no shard of this set (a training run would read both): choose another --output, or move it "
+        "away",
+        other.string());
 }
 
 std::vector<int64_t> missing_pieces(Recipe& recipe, const ShardJob& job) {
   if (recipe.session.rank() == 0) refuse_others(job);
   return missing_units(recipe, std::ssize(job.plans), [&](int64_t i) {
     const ShardPlan& plan = job.plans[static_cast<size_t>(i)];
-    return check_artifact(recipe.run, plan.path, plan.header.fingerprint, [](const auto& path) {
-      return LatentShard(path, LatentShard::Verify::full).header().fingerprint;
-    });
+    return check_artifact(recipe.run, plan.path, plan.header.fingerprint, verified_fingerprint);
   });
 }
 

@@ -108,6 +108,27 @@ def encoded(selected, listing, tmp_path_factory):
     return directory
 
 
+def test_videos_are_probed_once(encoded, listing, tmp_path):
+    kept = encoded / "data/probes.tsv"
+    fields = [line.split("\t") for line in kept.read_text().splitlines()]
+    names = {pathlib.Path(line[0]).name: line for line in fields}
+    assert set(names) == {f"{name}-{i}.mp4" for name in ("large", "small") for i in (0, 2, 4)}
+    assert names["large-0.mp4"][3:5] == [str(LARGE[2]), str(LARGE[1])]
+    # What is kept is believed, by other rules too and by a run on this one's base, until the file changes.
+    names["large-0.mp4"][4] = "70"
+    kept_before = kept.read_text()
+    taller = [option.replace("least_height=64", "least_height=72") for option in settings_of(listing)]
+    kept.write_text("".join("\t".join(line) + "\n" for line in fields))
+    try:
+        for name, options in [("based", [f"--run.base={encoded}"]), ("alone", [])]:
+            directory = tmp_path / name
+            surgery("encode", directory, *taller, *options)
+            rejects = (directory / "data/latents/latents.rejects.txt").read_text()
+            assert ("large-0.mp4\ttoo small: 70x" in rejects) == (name == "based"), rejects
+    finally:
+        kept.write_text(kept_before)
+
+
 def test_clips_are_filtered_and_find_their_buckets(encoded, listing, tmp_path):
     shapes = {}
     for path in sorted(encoded.glob("data/latents/*.h5")):
