@@ -12,6 +12,9 @@ namespace surgery {
 
 namespace {
 
+constexpr double kDurationSlack = 0.1;  // seconds: annotations round
+constexpr double kRateSlack = 0.002;    // 30 frames a second may be 29.97
+
 /// The last frame of the clip is on screen at (frames - 1) / fps; a source that ends by then is too short.
 bool long_enough(double seconds, int64_t frames, double fps) {
   constexpr double kRounding = 1e-6;
@@ -61,10 +64,10 @@ ClipVerdict filtered(const ClipSource& source, const ClipRules& rules) {
                    fmt::format("{}x{} (height x width), at least {}x{} are asked for "
                                "(data.least_height, data.least_width)",
                                source.height, source.width, rules.least_height, rules.least_width));
-  if (source.seconds > 0 && source.seconds < rules.least_seconds)
+  if (source.seconds > 0 && source.seconds + source.slack < rules.least_seconds)
     return dropped("too short", fmt::format("{:.3f} s, at least {} are asked for (data.least_seconds)",
                                             source.seconds, rules.least_seconds));
-  if (source.seconds > 0 && rules.most_seconds > 0 && source.seconds > rules.most_seconds)
+  if (source.seconds > 0 && rules.most_seconds > 0 && source.seconds - source.slack > rules.most_seconds)
     return dropped("too long", fmt::format("{:.3f} s, at most {} are asked for (data.most_seconds)",
                                            source.seconds, rules.most_seconds));
   return {};
@@ -79,6 +82,16 @@ bool all_known(const ClipSource& source, const ClipRules& rules) {
     lengths = lengths || bucket.frames != first.frames;
   }
   return (!sizes || (source.height > 0 && source.width > 0)) && (!lengths || source.seconds > 0);
+}
+
+/// Whether a length that is a little wrong would be judged alike.
+bool clear_of_edges(const ClipSource& source, const ClipRules& rules) {
+  if (source.seconds <= 0 || source.slack <= 0) return true;
+  const auto near = [&](double edge) { return edge > 0 && std::abs(source.seconds - edge) <= source.slack; };
+  return !near(rules.least_seconds) && !near(rules.most_seconds) &&
+         std::ranges::none_of(rules.buckets, [&](const ClipShape& bucket) {
+           return near(static_cast<double>(bucket.frames - 1) / rules.fps);
+         });
 }
 
 }  // namespace
@@ -112,13 +125,16 @@ std::string ClipRules::text() const {
 ClipSource annotated_source(const ManifestRecord& record) {
   ClipSource source{.height = record.height, .width = record.width, .aesthetic = record.aesthetic};
   if (record.crop) source.height = record.crop->height(), source.width = record.crop->width();
-  if (record.cut)
-    source.seconds =
-        record.fps > 0 ? static_cast<double>(record.cut->end - record.cut->begin) / record.fps : 0;
-  else if (record.frames > 0 && record.fps > 0)
-    source.seconds = static_cast<double>(record.frames) / record.fps;
-  else
-    source.seconds = record.duration_seconds;
+  const auto counted = [&](int64_t frames) {
+    source.seconds = static_cast<double>(frames) / record.fps;
+    source.slack = kRateSlack * source.seconds;
+  };
+  if (record.cut && record.fps > 0)
+    counted(record.cut->end - record.cut->begin);
+  else if (!record.cut && record.frames > 0 && record.fps > 0)
+    counted(record.frames);
+  else if (!record.cut && record.duration_seconds > 0)
+    source.seconds = record.duration_seconds, source.slack = kDurationSlack;
   return source;
 }
 
@@ -151,7 +167,7 @@ ClipVerdict judge(const ClipSource& source, const ClipRules& rules) {
   int64_t fewest = rules.buckets.front().frames;
   for (const ClipShape& bucket : rules.buckets) {
     fewest = std::min(fewest, bucket.frames);
-    if (!long_enough(source.seconds, bucket.frames, rules.fps)) continue;
+    if (!long_enough(source.seconds + source.slack, bucket.frames, rules.fps)) continue;
     if (!best || rank_of(source, bucket) < rank_of(source, *best)) best = &bucket;
   }
   if (!best)
@@ -164,7 +180,7 @@ ClipVerdict judge(const ClipSource& source, const ClipRules& rules) {
                                source.height, source.width, rules.most_aspect, to_string(*best)));
   verdict.bucket = static_cast<size_t>(best - rules.buckets.data());
   verdict.enlarged = rules.may_enlarge || !sized || needs_enlarging(source, *best);
-  verdict.certain = all_known(source, rules);
+  verdict.certain = all_known(source, rules) && clear_of_edges(source, rules);
   return verdict;
 }
 

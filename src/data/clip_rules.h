@@ -37,10 +37,12 @@ struct ClipSource {
   int64_t height = 0, width = 0;  ///< pixels as displayed, of the crop where the record has one
   double pixel_aspect = 1;
   double seconds = 0;  ///< of the cut where the record has one
+  double slack = 0;    ///< seconds by which that may be wrong
   std::optional<double> aesthetic;
 };
 /// By the annotation's word. With a cut, `num_frames` and `duration` do not count (annotators mean the source
-/// or the cut by them).
+/// or the cut by them). Lengths are annotated rounded, to a tenth of a
+/// second, and so are rates, by two in a thousand.
 ClipSource annotated_source(const ManifestRecord& record);
 /// By the decoder's word; of the annotation only cut, crop and score.
 ClipSource decoded_source(const VideoInfo& info, const std::optional<FrameRange>& cut,
@@ -56,8 +58,8 @@ struct ClipVerdict {
 
 /// The filters in turn, then the bucket. Of the buckets that the clip is long enough for: those it need not
 /// be enlarged for, then the nearest aspect ratio (in its logarithm), then the most pixels, then the most
-/// frames, then the first. What is not known drops no clip, but for an aesthetic score that is asked for:
-/// nobody could find it later.
+/// frames, then the first. What is not known, or not exactly enough, drops no clip, but for an aesthetic
+/// score that is asked for: nobody could find it later.
 ClipVerdict judge(const ClipSource& source, const ClipRules& rules);
 
 }  // namespace surgery

@@ -164,6 +164,114 @@ class AllReduce final : public Communicator::Pending {
   std::vector<std::byte> contributions_;  // [size, mine]; this rank's own row stays in the tensor
 };
 
+/// What goes from every rank to every other in chunks of a row's length each: the frame of the two below.
+class RowExchange : public Communicator::Pending {
+ public:
+  bool test() override {
+    while (!done_) {
+      if (!exchange_.test()) return false;
+      finish_chunk(begin_, bytes());
+      begin_ += bytes();
+      begin_chunk();
+    }
+    return true;
+  }
+  void wait() override {
+    wait_until([&] { return test(); }, Backoff::for_transfer(row_ * group_.size));
+  }
+
+ protected:
+  RowExchange(Group& group, at::Tensor from, at::Tensor to, int64_t row)
+      : group_(group), from_(std::move(from)), to_(std::move(to)), row_(row), tag_(group.take_tag()) {}
+  void begin_chunk() {
+    if (begin_ >= row_) {
+      finish();
+      done_ = true;
+      return;
+    }
+    prepare(bytes());
+    for (int step = 1; step < group_.size; ++step) {  // each rank starts with another one: no rank is flooded
+      const int to = (group_.rank + step) % group_.size,
+                from = (group_.rank - step + group_.size) % group_.size;
+      exchange_.receive(group_, incoming(from, begin_), bytes(), from, tag_);
+      exchange_.send(group_, outgoing(to, begin_), bytes(), to, tag_);
+    }
+  }
+  virtual void prepare(int64_t) {}
+  virtual std::byte* outgoing(int to, int64_t begin) = 0;
+  virtual std::byte* incoming(int from, int64_t begin) = 0;
+  virtual void finish_chunk(int64_t, int64_t) {}
+  virtual void finish() = 0;
+
+  Group& group_;
+  at::Tensor from_, to_;  // on the host
+  int64_t row_;           // bytes that a rank sends to another
+
+ private:
+  int64_t bytes() const { return std::min(chunk_bytes, row_ - begin_); }
+
+  int tag_;
+  int64_t begin_ = 0;
+  bool done_ = false;
+  Exchange exchange_;
+};
+
+at::Tensor host_memory_for(const at::Tensor& tensor) {
+  return tensor.is_cpu() ? tensor : at::empty(tensor.sizes(), tensor.options().device(at::kCPU));
+}
+
+class ReduceScatter final : public RowExchange {
+ public:
+  ReduceScatter(Group& group, const at::Tensor& input, at::Tensor& output, Reduction reduction)
+      : RowExchange(group, input.cpu(), host_memory_for(output), output.numel() * output.element_size()),
+        output_(output),
+        reduction_(reduction) {
+    begin_chunk();
+  }
+
+ private:
+  void prepare(int64_t bytes) override { received_.resize(static_cast<size_t>(bytes * group_.size)); }
+  std::byte* outgoing(int to, int64_t begin) override { return bytes_of(from_) + to * row_ + begin; }
+  std::byte* incoming(int from, int64_t) override {
+    return received_.data() + from * std::ssize(received_) / group_.size;
+  }
+  void finish_chunk(int64_t begin, int64_t bytes) override {
+    std::vector<const std::byte*> rows;
+    for (int r = 0; r < group_.size; ++r)
+      rows.push_back(r == group_.rank ? outgoing(r, begin) : incoming(r, begin));
+    reduce_in_rank_order(from_.scalar_type(), reduction_, rows, bytes / from_.element_size(),
+                         bytes_of(to_) + begin);
+  }
+  void finish() override {
+    if (!output_.is_cpu()) output_.copy_(to_);
+    received_ = {};
+  }
+
+  at::Tensor output_;
+  Reduction reduction_;
+  std::vector<std::byte> received_;  // [size, bytes of the chunk]; this rank's own row stays in the input
+};
+
+class AllGather final : public RowExchange {
+ public:
+  AllGather(Group& group, const at::Tensor& input, at::Tensor& output)
+      : RowExchange(group, input.cpu(), host_memory_for(output), input.numel() * input.element_size()),
+        output_(output) {
+    std::byte* own = bytes_of(to_) + group_.rank * row_;
+    if (row_ > 0 && own != bytes_of(from_)) std::copy_n(bytes_of(from_), row_, own);
+    begin_chunk();
+  }
+
+ private:
+  std::byte* outgoing(int, int64_t begin) override { return bytes_of(from_) + begin; }
+  std::byte* incoming(int from, int64_t begin) override { return bytes_of(to_) + from * row_ + begin; }
+  void finish() override {
+    if (!output_.is_cpu()) output_.copy_(to_);
+  }
+
+  at::Tensor output_;
+};
+
 class MpiCommunicator final : public Communicator {
  public:
   MpiCommunicator() {
@@ -181,45 +289,18 @@ class MpiCommunicator final : public Communicator {
     expect_reducible(tensor, reduction);
     return std::make_unique<AllReduce>(group_, tensor, reduction);
   }
-  void all_reduce(at::Tensor& tensor, Reduction reduction) override {
-    start_all_reduce(tensor, reduction)->wait();
-  }
-
-  void reduce_scatter(const at::Tensor& input, at::Tensor& output, Reduction reduction) override {
+  std::unique_ptr<Pending> start_reduce_scatter(const at::Tensor& input, at::Tensor& output,
+                                                Reduction reduction) override {
     expect_reducible(input, reduction);
     expect_same_kind(input, output);
     EXPECT(input.numel() == output.numel() * group_.size);
-    const at::Tensor from = input.cpu();
-    at::Tensor to = output.is_cpu() ? output : at::empty(output.sizes(), output.options().device(at::kCPU));
-    const int64_t width = from.element_size(), row = to.numel() * width;
-    std::vector<std::byte> received;
-    for (int64_t begin = 0; begin < row; begin += chunk_bytes) {
-      const int64_t bytes = std::min(chunk_bytes, row - begin);
-      received.resize(static_cast<size_t>(bytes * group_.size));
-      exchange(
-          bytes, [&](int r) { return bytes_of(from) + r * row + begin; },
-          [&](int r) { return received.data() + r * bytes; });
-      std::vector<const std::byte*> rows;
-      for (int r = 0; r < group_.size; ++r)
-        rows.push_back(r == group_.rank ? bytes_of(from) + r * row + begin : received.data() + r * bytes);
-      reduce_in_rank_order(from.scalar_type(), reduction, rows, bytes / width, bytes_of(to) + begin);
-    }
-    if (!output.is_cpu()) output.copy_(to);
+    return std::make_unique<ReduceScatter>(group_, input, output, reduction);
   }
-
-  void all_gather(const at::Tensor& input, at::Tensor& output) override {
+  std::unique_ptr<Pending> start_all_gather(const at::Tensor& input, at::Tensor& output) override {
     expect_communicable(input);
     expect_same_kind(input, output);
     EXPECT(output.numel() == input.numel() * group_.size);
-    const at::Tensor from = input.cpu();
-    at::Tensor to = output.is_cpu() ? output : at::empty(output.sizes(), output.options().device(at::kCPU));
-    const int64_t row = from.numel() * from.element_size();
-    if (row > 0) std::copy_n(bytes_of(from), row, bytes_of(to) + group_.rank * row);
-    for (int64_t begin = 0; begin < row; begin += chunk_bytes)
-      exchange(
-          std::min(chunk_bytes, row - begin), [&](int) { return bytes_of(from) + begin; },
-          [&](int r) { return bytes_of(to) + r * row + begin; });
-    if (!output.is_cpu()) output.copy_(to);
+    return std::make_unique<AllGather>(group_, input, output);
   }
 
   void broadcast(at::Tensor& tensor, int root) override {
@@ -271,18 +352,6 @@ class MpiCommunicator final : public Communicator {
       if (r != root) pieces.send(group_, data + piece(group_.rank), length(group_.rank), r, next_tag);
     }
     wait_until([&] { return pieces.test(); }, Backoff::for_transfer(bytes));
-  }
-  /// Sends outgoing(r) to every other rank r and receives incoming(r) from it, `bytes` each.
-  void exchange(int64_t bytes, const auto& outgoing, const auto& incoming) {
-    const int tag = group_.take_tag();
-    Exchange exchange;
-    for (int step = 1; step < group_.size; ++step) {
-      const int to = (group_.rank + step) % group_.size,
-                from = (group_.rank - step + group_.size) % group_.size;
-      exchange.receive(group_, incoming(from), bytes, from, tag);
-      exchange.send(group_, outgoing(to), bytes, to, tag);
-    }
-    wait_until([&] { return exchange.test(); }, Backoff::for_transfer(bytes * group_.size));
   }
   Group group_;
 };

@@ -4,6 +4,7 @@
 
 #include "base/errors.h"
 #include "base/log.h"
+#include "base/utf8.h"
 #include "parallel/coordinator.h"
 #include "recipe/artifact.h"
 #include "recipe/trajectory_set.h"
@@ -62,7 +63,11 @@ bool prepare_text(Recipe& recipe, std::vector<std::string> prompts) {
       [&](size_t u) {
         const auto i = static_cast<size_t>(missing[u]);
         recipe.check_stop(fmt::format("text of prompt {}", i));
-        write_text(path(i), fingerprints[i], prompts[i], recipe.embed(prompts[i]));
+        const at::Tensor rows = recipe.embed(prompts[i]);
+        if (rows.size(0) == recipe.text_length())
+          log_warning("'{}...' fills all {} tokens that a prompt may have: what is behind them is not read",
+                      to_utf8(from_utf8(prompts[i]).substr(0, 60)), rows.size(0));
+        write_text(path(i), fingerprints[i], prompts[i], rows);
       },
       [&] { return recipe.stop_requested(); }, recipe.coordinator());
   recipe.release_text_encoder();

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -35,24 +36,48 @@ void let_file_go(void* file) {
   delete static_cast<std::shared_ptr<const void>*>(file);
 }
 
-/// madvise for the whole pages of a tensor that views a mapping.
-void advise(const at::Tensor& tensor, int advice) {
-  if (!tensor.has_storage() || tensor.storage().data_ptr().get_deleter() != &let_file_go) return;
+/// madvise for the whole pages of a tensor; false where the system does not know this advice.
+bool advise(const at::Tensor& tensor, int advice) {
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const size_t bytes =
       at::detail::computeStorageNbytes(tensor.sizes(), tensor.strides(), tensor.element_size());
   const auto first = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
   const uintptr_t begin = (first + page - 1) / page * page, end = (first + bytes) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, advice);  // only ever a hint
+  return begin >= end || madvise(reinterpret_cast<void*>(begin), end - begin, advice) == 0 || errno != EINVAL;
 }
 
 }  // namespace
 
+bool is_mapped(const at::Tensor& tensor) {
+  return tensor.has_storage() && tensor.storage().data_ptr().get_deleter() == &let_file_go;
+}
+
 void want_pages(const at::Tensor& mapped) {
-  advise(mapped, MADV_WILLNEED);
+  if (is_mapped(mapped)) advise(mapped, MADV_WILLNEED);
+}
+void read_pages(const at::Tensor& mapped) {
+  if (!is_mapped(mapped) || advise(mapped, MADV_POPULATE_READ)) return;
+  want_pages(mapped);  // Linux before 5.14
 }
 void release_pages(const at::Tensor& mapped) {
-  advise(mapped, MADV_DONTNEED);
+  if (is_mapped(mapped)) advise(mapped, MADV_DONTNEED);
+}
+
+at::Tensor new_memory(at::IntArrayRef sizes, at::TensorOptions options) {
+  constexpr size_t kLarge = 8 << 20;
+  const at::Tensor memory = at::empty(sizes, options);
+  if (memory.is_cpu() && memory.nbytes() >= kLarge) advise(memory, MADV_HUGEPAGE);  // before its first touch
+  return memory;
+}
+
+at::Tensor copy_of(const at::Tensor& tensor, at::Device device, at::ScalarType dtype) {
+  at::Tensor copy = new_memory(tensor.sizes(), at::TensorOptions(device).dtype(dtype));
+  const at::NoGradGuard no_gradient;
+  if (!device.is_cpu() || !tensor.is_cpu() || tensor.scalar_type() != dtype || !tensor.is_contiguous())
+    return copy.copy_(tensor);
+  // One thread, so that another may read the pages ahead: copy_'s threads would take its core.
+  if (copy.nbytes() > 0) std::memcpy(copy.mutable_data_ptr(), tensor.const_data_ptr(), copy.nbytes());
+  return copy;
 }
 
 at::ScalarType to_torch(DType dtype) {

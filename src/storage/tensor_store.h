@@ -59,10 +59,19 @@ at::Tensor view_torch_tensor(const std::shared_ptr<const void>& owner, std::span
 /// The type that most of the numbers have; some files keep norms wider than matrices. fp32 for no tensors.
 at::ScalarType common_dtype(const TensorMap& tensors);
 
-/// For a tensor that views a file's mapping: its pages are read soon; its pages are let go, to be read from
-/// the file again when they are touched (changes made in place are lost). Others are left alone.
+/// Whether a tensor views a file's mapping.
+bool is_mapped(const at::Tensor& tensor);
+/// For a tensor that views a file's mapping: its pages are read soon; are read before it returns; are let go,
+/// to be read from the file again when they are touched (changes made in place are lost). Others are left
+/// alone.
 void want_pages(const at::Tensor& mapped);
+void read_pages(const at::Tensor& mapped);
 void release_pages(const at::Tensor& mapped);
+
+/// As at::empty; on the CPU a large tensor lies on huge pages where the system has them.
+at::Tensor new_memory(at::IntArrayRef sizes, at::TensorOptions options);
+/// A contiguous copy in such memory, without gradient.
+at::Tensor copy_of(const at::Tensor& tensor, at::Device device, at::ScalarType dtype);
 
 /// A tensor whose elements are made when they are asked for.
 struct LazyTensor {

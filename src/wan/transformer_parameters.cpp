@@ -3,6 +3,7 @@
 #include "storage/atomic_file.h"
 #include "wan/checkpoint.h"
 #include "wan/diffusers_loader.h"
+#include "wan/pages_ahead.h"
 #include "wan/parameter_check.h"
 #include "wan/sizes_from_tensors.h"
 #include "wan/tensor_names.h"
@@ -155,15 +156,17 @@ void Transformer::set_requires_grad(bool value) {
 
 void Transformer::to(at::Device device, Precision precision) {
   rounding_ = precision.rounding;
-  for (auto it = parameters_.begin(); it != parameters_.end(); ++it) {
-    auto& [name, tensor] = *it;
-    if (streams() && is_streamed(name)) continue;
-    if (const auto next = std::next(it); next != parameters_.end()) want_pages(next->second);
+  const auto stays = [&](const std::string& name) { return streams() && is_streamed(name); };
+  std::vector<at::Tensor> coming;
+  for (const auto& [name, tensor] : parameters_)
+    if (!stays(name)) coming.push_back(tensor);
+  PagesAhead pages(std::exchange(coming, {}));
+  for (auto& [name, tensor] : parameters_) {
+    if (stays(name)) continue;
     const bool learns = tensor.requires_grad();
-    tensor = tensor.detach()
-                 .to(device, precision.of_parameter(name), /*non_blocking=*/false, /*copy=*/true)
-                 .contiguous();
+    const at::Tensor before = std::exchange(tensor, copy_of(tensor, device, precision.of_parameter(name)));
     tensor.requires_grad_(learns);
+    pages.passed(before);
   }
   if (streams()) stream_to(device, precision);
 }

@@ -85,6 +85,31 @@ TEST(ClipRules, OnlyWhatIsAskedForMakesADecoderNecessary) {
   EXPECT_FALSE(judge(nothing, {.buckets = {{81, 480, 832}}, .most_aspect = 2}).certain);
 }
 
+TEST(ClipRules, AnAnnotationNearAnEdgeIsLeftToTheDecoder) {
+  const ClipRules rules{.buckets = {{81, 480, 832}}, .least_seconds = 3, .most_seconds = 10};
+  const auto annotated = [](double seconds) {
+    ManifestRecord record;
+    record.height = 1080, record.width = 1920, record.duration_seconds = seconds;
+    return annotated_source(record);
+  };
+  for (const double edge : {5.0, 9.95, 10.05}) {  // 81 frames last longer than 5 s
+    const ClipVerdict verdict = judge(annotated(edge), rules);
+    EXPECT_TRUE(verdict.kept() && !verdict.certain) << edge << " " << verdict.reason;
+  }
+  EXPECT_EQ(judge(source_of(1080, 1920, 5), rules).kind, "too short");
+  EXPECT_TRUE(judge(annotated(7), rules).certain);
+  EXPECT_EQ(judge(annotated(4.8), rules).kind, "too short");
+  EXPECT_EQ(judge(annotated(2.95), rules).kind, "too short");
+  EXPECT_EQ(judge(annotated(10.2), rules).kind, "too long");
+  ManifestRecord counted;
+  counted.height = 1080, counted.width = 1920, counted.fps = 30, counted.frames = 150;  // 5.005 s at 29.97
+  EXPECT_FALSE(judge(annotated_source(counted), rules).certain);
+  counted.frames = 152;
+  EXPECT_TRUE(judge(annotated_source(counted), rules).certain);
+  counted.frames = 149;
+  EXPECT_EQ(judge(annotated_source(counted), rules).kind, "too short");
+}
+
 TEST(ClipRules, AnnotationsTellLengthAndSize) {
   ManifestRecord record;
   EXPECT_EQ(annotated_source(record).seconds, 0);

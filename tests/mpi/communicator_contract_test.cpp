@@ -125,6 +125,18 @@ TEST_P(CommunicatorContract, AllGatherJoinsThePiecesByRank) {
     EXPECT_TRUE(at::equal(output.narrow(0, r * count, count), contribution(r, count, at::kBFloat16)));
 }
 
+TEST_P(CommunicatorContract, PiecesMayLieInTheWhole) {
+  const int64_t count = 5'000'001;  // more than one message
+  at::Tensor whole = large(rank_, count * size_);
+  at::Tensor reduced = whole.clone();
+  communicator_->all_reduce(reduced, Reduction::mean);
+  at::Tensor piece = whole.narrow(0, rank_ * count, count);
+  communicator_->reduce_scatter(whole, piece, Reduction::mean);
+  EXPECT_TRUE(at::equal(piece, reduced.narrow(0, rank_ * count, count)));
+  communicator_->all_gather(piece, whole);
+  EXPECT_TRUE(at::equal(whole, reduced));
+}
+
 TEST_P(CommunicatorContract, BroadcastComesFromAnyRoot) {
   for (int root = 0; root < size_; ++root) {
     at::Tensor tensor = large(rank_, 5'000'000);  // more than one message
@@ -151,6 +163,22 @@ TEST_P(CommunicatorContract, SeveralAllReducesInFlightDoNotMix) {
   }
   for (size_t i = 0; i < counts.size(); ++i)
     EXPECT_TRUE(at::equal(tensors[i], expected(counts[i], at::kFloat, Reduction::sum)));
+}
+
+TEST_P(CommunicatorContract, CollectivesOfAllKindsInFlightDoNotMix) {
+  const int64_t count = 70'001;
+  at::Tensor sum = contribution(rank_, count), piece = at::empty({count}), all = at::empty({size_ * count});
+  const at::Tensor whole = contribution(rank_, count * size_), mine = contribution(rank_, count);
+  std::vector<std::unique_ptr<Communicator::Pending>> pending;
+  pending.push_back(communicator_->start_reduce_scatter(whole, piece, Reduction::sum));
+  pending.push_back(communicator_->start_all_gather(mine, all));
+  pending.push_back(communicator_->start_all_reduce(sum, Reduction::sum));
+  while (!std::ranges::all_of(pending, [](auto& p) { return p->test(); })) std::this_thread::yield();
+  EXPECT_TRUE(at::equal(sum, expected(count, at::kFloat, Reduction::sum)));
+  EXPECT_TRUE(
+      at::equal(piece, expected(count * size_, at::kFloat, Reduction::sum).narrow(0, rank_ * count, count)));
+  for (int r = 0; r < size_; ++r)
+    EXPECT_TRUE(at::equal(all.narrow(0, r * count, count), contribution(r, count)));
 }
 
 TEST_P(CommunicatorContract, TextAndValuesTravel) {

@@ -408,6 +408,15 @@ def test_bad_prompt_lists_are_named(tmp_path, content, words):
     ranks = 2 if "UTF-8" in words else 1
     result = stage("cache", tmp_path / "run", f"--trajectories.prompts={prompts}", ranks=ranks)
     refused(result, IO if content is None else DATA, prompts, words, lines=ranks)
+
+
+def test_a_prompt_that_is_cut_is_told_of(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red square\n" + "a red square moves left and " * 200 + "stops\na blue circle\n")
+    said = stage("cache", tmp_path / "run", f"--trajectories.prompts={prompts}")
+    assert said.returncode == 0, said.stderr
+    warnings = [line for line in said.stderr.splitlines() if "is not read" in line]
+    assert len(warnings) == 1 and "'a red square moves left" in warnings[0], said.stderr
     assert artifacts(tmp_path / "run") == {}
 
 
