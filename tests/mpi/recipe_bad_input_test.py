@@ -408,6 +408,7 @@ def test_bad_prompt_lists_are_named(tmp_path, content, words):
     ranks = 2 if "UTF-8" in words else 1
     result = stage("cache", tmp_path / "run", f"--trajectories.prompts={prompts}", ranks=ranks)
     refused(result, IO if content is None else DATA, prompts, words, lines=ranks)
+    assert artifacts(tmp_path / "run") == {}
 
 
 def test_a_prompt_that_is_cut_is_told_of(tmp_path):
@@ -417,7 +418,6 @@ def test_a_prompt_that_is_cut_is_told_of(tmp_path):
     assert said.returncode == 0, said.stderr
     warnings = [line for line in said.stderr.splitlines() if "is not read" in line]
     assert len(warnings) == 1 and "'a red square moves left" in warnings[0], said.stderr
-    assert artifacts(tmp_path / "run") == {}
 
 
 def test_a_prompt_file_of_forward_is_named_with_its_line(model, tmp_path):
