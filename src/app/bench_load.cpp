@@ -46,9 +46,12 @@ void read_bytes(const fs::path& path) {
   const at::Tensor memory = new_memory({static_cast<int64_t>(fs::file_size(path))}, at::kByte);
   auto* to = static_cast<std::byte*>(memory.mutable_data_ptr());
   int64_t left = memory.numel();
-  for (ssize_t got = 1; got > 0 && left > 0; to += got, left -= got)
-    got = ::read(file.descriptor(), to, static_cast<size_t>(std::min<int64_t>(left, 8 << 20)));
-  if (left != 0) fail_io("{}: cannot be read", path.string());
+  while (left > 0) {
+    const ssize_t got = ::read(file.descriptor(), to, static_cast<size_t>(std::min<int64_t>(left, 8 << 20)));
+    if (got <= 0) fail_io("{}: cannot be read", path.string());
+    to += got;
+    left -= got;
+  }
 }
 
 /// Bytes of this process that are no file's.

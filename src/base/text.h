@@ -22,7 +22,7 @@ std::vector<std::string> split(std::string_view text, char separator);
 std::string without_spaces(std::string_view text);
 /// Without the white characters around it.
 std::string_view trimmed(std::string_view text, std::string_view white = " \t");
-/// A name that is there twice; none where all differ.
+/// A name that is there twice, the first in sorting order, as the caller's view; none where all differ.
 std::optional<std::string_view> first_repeated(std::vector<std::string_view> names);
 
 }  // namespace surgery

@@ -272,8 +272,8 @@ void AnnotationHandler::place_path() {
         "path leads outside its root (an annotation may only name files under it): make it relative");
   const std::string suffix = lower(relative.extension().string());
   if (std::ranges::find(kVideoSuffixes, suffix) == kVideoSuffixes.end())
-    return spoil(fmt::format(
-        "'{}' is no kind of video that is read: expected .mp4, .webm, .gif, .mov, .mkv or .avi", suffix));
+    return spoil(fmt::format("'{}' is no kind of video that is read: expected {}", suffix,
+                             fmt::join(kVideoSuffixes, ", ")));
   current_.path = root_ / normal;
 }
 

@@ -86,15 +86,6 @@ ClipSpec clip_spec(const ManifestRecord& record, const ClipRules& rules, const C
   return record.clip_spec(spec);
 }
 
-namespace {
-VideoInfo probed(const std::filesystem::path& file, VideoProbes* probes) {
-  if (const auto known = probes != nullptr ? probes->find(file) : std::nullopt) return *known;
-  VideoInfo info = probe_video(file);
-  if (probes != nullptr) probes->add(file, info);
-  return info;
-}
-}  // namespace
-
 ClipVerdict look_at(const ManifestRecord& record, const ClipRules& rules, ClipLook look,
                     VideoProbes* probes) {
   const std::filesystem::path file = find_video(record.path);
@@ -103,8 +94,9 @@ ClipVerdict look_at(const ManifestRecord& record, const ClipRules& rules, ClipLo
     return {.kind = kMissingFile,
             .reason = fmt::format("{}: no such video file: check the annotation", file.string())};
   try {
-    ClipVerdict verdict =
-        judge(decoded_source(probed(file, probes), record.cut, record.crop, record.aesthetic), rules);
+    ClipVerdict verdict = judge(decoded_source(probes != nullptr ? probes->probe(file) : probe_video(file),
+                                               record.cut, record.crop, record.aesthetic),
+                                rules);
     verdict.certain = true;  // there is nobody else to ask
     if (verdict.kept() && look == ClipLook::decode) load_clip(file, clip_spec(record, rules, verdict));
     return verdict;

@@ -37,12 +37,11 @@ struct ClipSource {
   int64_t height = 0, width = 0;  ///< pixels as displayed, of the crop where the record has one
   double pixel_aspect = 1;
   double seconds = 0;  ///< of the cut where the record has one
-  double slack = 0;    ///< seconds by which that may be wrong
+  double slack = 0;    ///< seconds by which that may be wrong: annotated durations and rates are rounded
   std::optional<double> aesthetic;
 };
 /// By the annotation's word. With a cut, `num_frames` and `duration` do not count (annotators mean the source
-/// or the cut by them). Lengths are annotated rounded, to a tenth of a
-/// second, and so are rates, by two in a thousand.
+/// or the cut by them).
 ClipSource annotated_source(const ManifestRecord& record);
 /// By the decoder's word; of the annotation only cut, crop and score.
 ClipSource decoded_source(const VideoInfo& info, const std::optional<FrameRange>& cut,
@@ -52,7 +51,8 @@ struct ClipVerdict {
   std::string kind = {}, reason = {};  ///< why the clip is dropped; empty where it is kept
   size_t bucket = 0;
   bool enlarged = false;  ///< the bucket has more pixels than the source, or the source's are not known
-  bool certain = true;    ///< all that the rules ask about was known; else only the decoder can tell
+  bool certain = true;  ///< all that the rules ask about was known, and exactly enough; else only the decoder
+                        ///< can tell
   bool kept() const { return kind.empty(); }
 };
 

@@ -325,19 +325,20 @@ std::string shard_name(const std::string& name, int64_t index, int64_t count) {
 }
 
 void require_whole_sets(const std::vector<std::filesystem::path>& shards) {
-  std::map<std::pair<std::string, int64_t>, std::vector<const std::filesystem::path*>> sets;
+  std::map<std::pair<std::string, int64_t>, std::map<int64_t, std::filesystem::path>> sets;  // by index
   for (const auto& shard : shards) {
     const std::string name = shard.stem().string();
     const size_t of = name.rfind("-of-"), dash = of == std::string::npos ? of : name.rfind('-', of - 1);
     if (dash == std::string::npos || dash >= of) continue;
-    if (const auto count = parse_number<int64_t>(std::string_view(name).substr(of + 4)))
-      sets[{name.substr(0, dash), *count}].push_back(&shard);
+    const auto index = parse_number<int64_t>(std::string_view(name).substr(dash + 1, of - dash - 1)),
+               count = parse_number<int64_t>(std::string_view(name).substr(of + 4));
+    if (index && count) sets[{name.substr(0, dash), *count}].emplace(*index, shard);
   }
   for (const auto& [set, there] : sets)
     VALIDATE(std::ssize(there) == set.second,
              "{}: {} of the {} shards like this one are there (the set is not finished, or a part is "
              "missing): finish it first",
-             there.front()->string(), there.size(), set.second);
+             there.begin()->second.string(), there.size(), set.second);
 }
 
 std::filesystem::path shard_rejects(std::filesystem::path shard) {

@@ -76,9 +76,11 @@ void read_annotation(const std::filesystem::path& annotation, const std::filesys
 }
 
 std::string reject_line(const RejectedRecord& record) {
-  std::string line = record.where + "\t" + record.reason;
-  std::replace(line.begin(), line.end(), '\n', ' ');
-  return line + "\n";
+  std::string where = record.where, reason = record.reason;
+  for (std::string* text : {&where, &reason})
+    std::ranges::replace_if(
+        *text, [](char c) { return c == '\t' || c == '\n'; }, ' ');
+  return where + "\t" + reason + "\n";
 }
 
 void stream_manifest(const std::filesystem::path& listing, const std::function<void(ManifestRecord)>& accept,

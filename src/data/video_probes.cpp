@@ -8,11 +8,18 @@
 namespace surgery {
 namespace {
 
-constexpr size_t kFields = 10;
+constexpr std::string_view kFirstLine =
+    "surgery-probes-1\n";      // counts on when probe_video says something else
+constexpr size_t kFields = 9;  // behind the path
 
-/// "path TAB size TAB time": of a file that has not changed since. None where it is not there, or where its
-/// name would break a line.
-std::optional<std::string> state_of(const std::filesystem::path& file) {
+/// A file as it lies there now.
+struct FileState {
+  std::string path, state;  // "size TAB time of last change"
+  bool operator==(const FileState&) const = default;
+};
+
+/// None where it is not there, or where its name would break a line.
+std::optional<FileState> state_of(const std::filesystem::path& file) {
   std::error_code code;
   const auto path = std::filesystem::absolute(file, code);
   if (code) return {};
@@ -20,21 +27,21 @@ std::optional<std::string> state_of(const std::filesystem::path& file) {
   if (code) return {};
   const auto changed = std::filesystem::last_write_time(path, code);
   if (code || path.string().find_first_of("\t\r\n") != std::string::npos) return {};
-  return fmt::format("{}\t{}\t{}", path.string(), bytes, changed.time_since_epoch().count());
+  return FileState{path.string(), fmt::format("{}\t{}", bytes, changed.time_since_epoch().count())};
 }
 
 /// The numbers behind the file's state; none where they are no probe's.
 std::optional<VideoInfo> parse_info(const std::vector<std::string>& fields) {
   const auto whole = [&](size_t i) { return parse_number<int64_t>(fields[i]).value_or(-1); };
   const auto real = [&](size_t i) { return parse_number<double>(fields[i]).value_or(-1); };
-  const auto rotation = parse_number<int>(fields[8]);
-  VideoInfo info{.width = whole(3),
-                 .height = whole(4),
-                 .fps = real(5),
-                 .duration_seconds = real(6),
-                 .frames = whole(7),
+  const auto rotation = parse_number<int>(fields[7]);
+  VideoInfo info{.width = whole(2),
+                 .height = whole(3),
+                 .fps = real(4),
+                 .duration_seconds = real(5),
+                 .frames = whole(6),
                  .rotation = rotation.value_or(0),
-                 .pixel_aspect = real(9),
+                 .pixel_aspect = real(8),
                  .container = {},
                  .codec = {},
                  .pixel_format = {},
@@ -48,30 +55,38 @@ std::optional<VideoInfo> parse_info(const std::vector<std::string>& fields) {
 }  // namespace
 
 std::optional<VideoInfo> VideoProbes::find(const std::filesystem::path& file) const {
-  if (lines_.empty()) return {};
-  const auto state = state_of(file);
-  if (!state) return {};
-  const auto found = lines_.find(std::string_view(*state).substr(0, state->find('\t')));
-  if (found == lines_.end() || !found->second.starts_with(*state + "\t")) return {};
+  if (known_.empty()) return {};
+  const auto now = state_of(file);
+  const auto found = now ? known_.find(now->path) : known_.end();
+  if (found == known_.end() || !found->second.starts_with(now->state + "\t")) return {};
   return parse_info(split(found->second, '\t'));
 }
 
-void VideoProbes::add(const std::filesystem::path& file, const VideoInfo& info) {
-  const auto state = state_of(file);
-  if (!state) return;
-  const std::string line =
-      fmt::format("{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\n", *state, info.width, info.height, info.fps,
-                  info.duration_seconds, info.frames, info.rotation, info.pixel_aspect);
-  read_lines(line);
-  new_lines_ += line;
+VideoInfo VideoProbes::probe(const std::filesystem::path& file) {
+  if (const auto known = find(file)) return *known;
+  const auto before = state_of(file);
+  VideoInfo info = probe_video(file);
+  if (!before || state_of(file) != before) return info;
+  const std::string line = fmt::format("{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\n", before->path, before->state,
+                                       info.width, info.height, info.fps, info.duration_seconds, info.frames,
+                                       info.rotation, info.pixel_aspect);
+  if (read_lines(line)) new_lines_ += line;
+  return info;
 }
 
-void VideoProbes::read_lines(std::string_view lines) {
+bool VideoProbes::read_lines(std::string_view lines) {
+  bool any = false;
   for (size_t end; (end = lines.find('\n')) != std::string_view::npos; lines.remove_prefix(end + 1)) {
-    const std::string line(lines.substr(0, end));
-    const std::vector<std::string> fields = split(line, '\t');
-    if (fields.size() == kFields && parse_info(fields)) lines_[fields[0]] = line;
+    const std::string_view line = lines.substr(0, end);
+    const size_t tab = line.find('\t');
+    if (tab == std::string_view::npos) continue;
+    std::string rest(line.substr(tab + 1));
+    const std::vector<std::string> fields = split(rest, '\t');
+    if (fields.size() != kFields || !parse_info(fields)) continue;
+    known_[std::string(line.substr(0, tab))] = std::move(rest);
+    any = true;
   }
+  return any;
 }
 
 std::string VideoProbes::take_new_lines() {
@@ -80,12 +95,15 @@ std::string VideoProbes::take_new_lines() {
 
 void VideoProbes::read(const std::filesystem::path& kept) {
   std::error_code code;
-  if (std::filesystem::exists(kept, code)) read_lines(read_file(kept));
+  if (!std::filesystem::exists(kept, code)) return;
+  const std::string text = read_file(kept, SIZE_MAX);
+  if (text.starts_with(kFirstLine)) read_lines(std::string_view(text).substr(kFirstLine.size()));
 }
 
 void VideoProbes::write(const std::filesystem::path& kept) const {
   AtomicFile file(kept);
-  for (const auto& [path, line] : lines_) file.write(line + "\n");
+  file.write(kFirstLine);
+  for (const auto& [path, rest] : known_) file.write(path + "\t" + rest + "\n");
   file.commit();
 }
 

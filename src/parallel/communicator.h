@@ -21,8 +21,8 @@ class Communicator {
   virtual void broadcast(at::Tensor& tensor, int root) = 0;
   virtual void barrier() = 0;
 
-  /// A collective in flight. Its tensors must live until wait() returns, and are nobody else's until then.
-  /// Results do not depend on timing.
+  /// A collective in flight. It and its tensors must live until wait() returns or test() says yes, and the
+  /// tensors are nobody else's until then. Results do not depend on timing.
   class Pending {
    public:
     virtual ~Pending() = default;

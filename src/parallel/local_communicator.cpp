@@ -21,9 +21,11 @@ class LocalCommunicator final : public Communicator {
   std::unique_ptr<Pending> start_reduce_scatter(const at::Tensor& input, at::Tensor& output,
                                                 Reduction reduction) override {
     expect_reducible(input, reduction);
+    expect_piece(output, input, 0, 1);
     return copy(input, output);
   }
   std::unique_ptr<Pending> start_all_gather(const at::Tensor& input, at::Tensor& output) override {
+    expect_piece(input, output, 0, 1);
     return copy(input, output);
   }
 
@@ -33,10 +35,6 @@ class LocalCommunicator final : public Communicator {
     bool test() override { return true; }
   };
   static std::unique_ptr<Pending> copy(const at::Tensor& input, at::Tensor& output) {
-    expect_communicable(input);
-    expect_communicable(output);
-    EXPECT(input.scalar_type() == output.scalar_type());
-    EXPECT(input.numel() == output.numel());
     if (output.data_ptr() != input.data_ptr()) output.view(-1).copy_(input.view(-1));
     return std::make_unique<Done>();
   }
@@ -63,6 +61,22 @@ void expect_communicable(const at::Tensor& tensor) {
            "ranks cannot exchange tensors of {} (fp32, fp64, bf16, int64 and uint8 can): convert first",
            at::toString(tensor.scalar_type()));
   }
+}
+
+void expect_piece(const at::Tensor& piece, const at::Tensor& whole, int rank, int size) {
+  expect_communicable(piece);
+  expect_communicable(whole);
+  EXPECT(piece.scalar_type() == whole.scalar_type());
+  EXPECT(whole.numel() == piece.numel() * size);
+  const auto* begin = static_cast<const std::byte*>(whole.const_data_ptr());
+  const auto* at = static_cast<const std::byte*>(piece.const_data_ptr());
+  const auto row = static_cast<std::ptrdiff_t>(piece.nbytes());
+  const bool apart = at + row <= begin || begin + size * row <= at;
+  if (!apart && at != begin + rank * row)
+    fail(
+        ExitCode::internal,
+        "a rank's piece and the whole overlap without being the same place: a defect of this program, please "
+        "report it");
 }
 
 void expect_reducible(const at::Tensor& tensor, Reduction reduction) {

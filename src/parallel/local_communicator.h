@@ -14,4 +14,8 @@ void expect_communicable(const at::Tensor& tensor);
 /// And of a reduction: no mean of integers. Throws Error{internal}.
 void expect_reducible(const at::Tensor& tensor, Reduction reduction);
 
+/// And of a rank's [n] and all ranks' [size * n]: of one type, and in memory apart, or the one where it
+/// belongs in the other. Throws Error{internal}.
+void expect_piece(const at::Tensor& piece, const at::Tensor& whole, int rank, int size);
+
 }  // namespace surgery

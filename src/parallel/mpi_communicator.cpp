@@ -292,14 +292,11 @@ class MpiCommunicator final : public Communicator {
   std::unique_ptr<Pending> start_reduce_scatter(const at::Tensor& input, at::Tensor& output,
                                                 Reduction reduction) override {
     expect_reducible(input, reduction);
-    expect_same_kind(input, output);
-    EXPECT(input.numel() == output.numel() * group_.size);
+    expect_piece(output, input, group_.rank, group_.size);
     return std::make_unique<ReduceScatter>(group_, input, output, reduction);
   }
   std::unique_ptr<Pending> start_all_gather(const at::Tensor& input, at::Tensor& output) override {
-    expect_communicable(input);
-    expect_same_kind(input, output);
-    EXPECT(output.numel() == input.numel() * group_.size);
+    expect_piece(input, output, group_.rank, group_.size);
     return std::make_unique<AllGather>(group_, input, output);
   }
 
@@ -326,10 +323,6 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
-  static void expect_same_kind(const at::Tensor& input, const at::Tensor& output) {
-    expect_communicable(output);
-    EXPECT(input.scalar_type() == output.scalar_type());
-  }
   /// Small chunks go from the root to everyone; of large ones each rank gets a piece, and then all exchange
   /// pieces, so that the root does not send the whole P - 1 times.
   void broadcast_chunk(std::byte* data, int64_t bytes, int root) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/errors.h"
 #include "base/text.h"
 
 namespace surgery {
@@ -14,7 +15,9 @@ std::string verdict_line(size_t index, const ClipVerdict& verdict) {
                      reason);
 }
 
-void read_verdicts(const std::string& lines, std::vector<ClipVerdict>& verdicts) {
+/// How many they are.
+size_t read_verdicts(const std::string& lines, std::vector<ClipVerdict>& verdicts) {
+  size_t count = 0;
   for (const std::string& line : split(lines, '\n')) {
     if (line.empty()) continue;
     const std::vector<std::string> parts = split(line, '\t');
@@ -23,7 +26,9 @@ void read_verdicts(const std::string& lines, std::vector<ClipVerdict>& verdicts)
         .reason = parts.at(4),
         .bucket = parse_number<size_t>(parts.at(1)).value(),
         .enlarged = parts.at(2) == "1"};
+    ++count;
   }
+  return count;
 }
 
 }  // namespace
@@ -42,7 +47,9 @@ std::vector<ClipVerdict> look_together(Session& session, std::span<const Manifes
   }
   progress.advance(static_cast<int64_t>(records.size() - shown));
   std::vector<ClipVerdict> verdicts(records.size());
-  for (const std::string& lines : session.world().gather_text(mine)) read_verdicts(lines, verdicts);
+  size_t told = 0;
+  for (const std::string& lines : session.world().gather_text(mine)) told += read_verdicts(lines, verdicts);
+  EXPECT(told == records.size());
   return verdicts;
 }
 

@@ -215,9 +215,8 @@ std::vector<std::string> check_combinations(const Config& config) {
         fmt::format("distill.group_timesteps = {} exceeds trajectories.steps = {} (0 = all of them)",
                     config.distill.group_timesteps, config.trajectories.steps));
   if (config.distill.held_out_timesteps > config.trajectories.steps)
-    faults.push_back(
-        fmt::format("distill.held_out_timesteps = {} exceeds trajectories.steps = {} (0 = all of them)",
-                    config.distill.held_out_timesteps, config.trajectories.steps));
+    faults.push_back(fmt::format("distill.held_out_timesteps = {} exceeds trajectories.steps = {}",
+                                 config.distill.held_out_timesteps, config.trajectories.steps));
   return faults;
 }
 

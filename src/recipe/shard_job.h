@@ -18,7 +18,7 @@ struct ShardJob {
   std::vector<ShardPlan> plans;  ///< equal on every rank
 };
 
-/// Complete shards in the job's folder that are none of the job's.
+/// Files in the job's folder that are named as complete shards and are none of the job's.
 std::vector<std::filesystem::path> other_shards(const ShardJob& job);
 /// The fingerprint in a shard's header, all of the shard having been read and checked. Error{data}.
 std::string verified_fingerprint(const std::filesystem::path& shard);

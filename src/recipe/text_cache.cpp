@@ -16,6 +16,12 @@ namespace {
 constexpr const char* kFormat = "surgery-text";
 constexpr int kVersion = 1;
 
+std::string beginning_of(const std::string& prompt) {
+  std::string text = to_utf8(from_utf8(prompt).substr(0, 60));
+  std::ranges::replace(text, '\n', ' ');
+  return text;
+}
+
 /// Names the file as well. Collective on first use.
 std::string text_fingerprint(Recipe& recipe, const std::string& prompt) {
   return make_fingerprint({"text-1", recipe.text_rows_hash(), prompt});
@@ -65,8 +71,8 @@ bool prepare_text(Recipe& recipe, std::vector<std::string> prompts) {
         recipe.check_stop(fmt::format("text of prompt {}", i));
         const at::Tensor rows = recipe.embed(prompts[i]);
         if (rows.size(0) == recipe.text_length())
-          log_warning("'{}...' fills all {} tokens that a prompt may have: what is behind them is not read",
-                      to_utf8(from_utf8(prompts[i]).substr(0, 60)), rows.size(0));
+          log_warning("'{}...' fills all {} tokens that a prompt may have: anything behind them is not read",
+                      beginning_of(prompts[i]), rows.size(0));
         write_text(path(i), fingerprints[i], prompts[i], rows);
       },
       [&] { return recipe.stop_requested(); }, recipe.coordinator());

@@ -20,6 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr int kPopulateRead = 22;  // MADV_POPULATE_READ of Linux 5.14, which glibc names from 2.35 on
+
 constexpr std::array<std::pair<DType, at::ScalarType>, 10> kTypes{{{DType::f64, at::kDouble},
                                                                    {DType::f32, at::kFloat},
                                                                    {DType::f16, at::kHalf},
@@ -56,7 +58,7 @@ void want_pages(const at::Tensor& mapped) {
   if (is_mapped(mapped)) advise(mapped, MADV_WILLNEED);
 }
 void read_pages(const at::Tensor& mapped) {
-  if (!is_mapped(mapped) || advise(mapped, MADV_POPULATE_READ)) return;
+  if (!is_mapped(mapped) || advise(mapped, kPopulateRead)) return;
   want_pages(mapped);  // Linux before 5.14
 }
 void release_pages(const at::Tensor& mapped) {
@@ -73,7 +75,7 @@ at::Tensor new_memory(at::IntArrayRef sizes, at::TensorOptions options) {
 at::Tensor copy_of(const at::Tensor& tensor, at::Device device, at::ScalarType dtype) {
   at::Tensor copy = new_memory(tensor.sizes(), at::TensorOptions(device).dtype(dtype));
   const at::NoGradGuard no_gradient;
-  if (!device.is_cpu() || !tensor.is_cpu() || tensor.scalar_type() != dtype || !tensor.is_contiguous())
+  if (!is_mapped(tensor) || !device.is_cpu() || tensor.scalar_type() != dtype || !tensor.is_contiguous())
     return copy.copy_(tensor);
   // One thread, so that another may read the pages ahead: copy_'s threads would take its core.
   if (copy.nbytes() > 0) std::memcpy(copy.mutable_data_ptr(), tensor.const_data_ptr(), copy.nbytes());

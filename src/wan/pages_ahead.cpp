@@ -5,9 +5,8 @@
 
 namespace surgery {
 
-PagesAhead::PagesAhead(const std::vector<at::Tensor>& tensors) {
-  for (const at::Tensor& tensor : tensors)
-    if (is_mapped(tensor)) mapped_.push_back(tensor);  // holds no memory
+PagesAhead::PagesAhead(std::vector<at::Tensor> tensors) : mapped_(std::move(tensors)) {
+  std::erase_if(mapped_, [](const at::Tensor& tensor) { return !is_mapped(tensor); });
   thread_ = start_quiet_thread([this] { read(); });
 }
 

@@ -10,12 +10,12 @@ namespace surgery {
 
 /// Reads the pages of mapped tensors, in their order, on a thread of its own, so that who goes through the
 /// tensors in the same order finds them in memory. It stays at most kAhead bytes ahead. Tensors that are not
-/// mapped are passed over.
+/// mapped are passed over, and not held.
 class PagesAhead {
  public:
   static constexpr int64_t kAhead = int64_t{512} << 20;
 
-  explicit PagesAhead(const std::vector<at::Tensor>& tensors);
+  explicit PagesAhead(std::vector<at::Tensor> tensors);
   ~PagesAhead();
   PagesAhead(const PagesAhead&) = delete;
   PagesAhead& operator=(const PagesAhead&) = delete;

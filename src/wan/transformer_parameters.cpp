@@ -160,13 +160,15 @@ void Transformer::to(at::Device device, Precision precision) {
   std::vector<at::Tensor> coming;
   for (const auto& [name, tensor] : parameters_)
     if (!stays(name)) coming.push_back(tensor);
-  PagesAhead pages(std::exchange(coming, {}));
-  for (auto& [name, tensor] : parameters_) {
-    if (stays(name)) continue;
-    const bool learns = tensor.requires_grad();
-    const at::Tensor before = std::exchange(tensor, copy_of(tensor, device, precision.of_parameter(name)));
-    tensor.requires_grad_(learns);
-    pages.passed(before);
+  {
+    PagesAhead pages(std::move(coming));
+    for (auto& [name, tensor] : parameters_) {
+      if (stays(name)) continue;
+      const bool learns = tensor.requires_grad();
+      const at::Tensor before = std::exchange(tensor, copy_of(tensor, device, precision.of_parameter(name)));
+      tensor.requires_grad_(learns);
+      pages.passed(before);
+    }
   }
   if (streams()) stream_to(device, precision);
 }

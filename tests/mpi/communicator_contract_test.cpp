@@ -126,15 +126,17 @@ TEST_P(CommunicatorContract, AllGatherJoinsThePiecesByRank) {
 }
 
 TEST_P(CommunicatorContract, PiecesMayLieInTheWhole) {
-  const int64_t count = 5'000'001;  // more than one message
-  at::Tensor whole = large(rank_, count * size_);
-  at::Tensor reduced = whole.clone();
-  communicator_->all_reduce(reduced, Reduction::mean);
-  at::Tensor piece = whole.narrow(0, rank_ * count, count);
-  communicator_->reduce_scatter(whole, piece, Reduction::mean);
-  EXPECT_TRUE(at::equal(piece, reduced.narrow(0, rank_ * count, count)));
-  communicator_->all_gather(piece, whole);
-  EXPECT_TRUE(at::equal(whole, reduced));
+  for (const auto type : {at::kFloat, at::kBFloat16})
+    for (const int64_t count : {0, 1, 4'500'001}) {  // the last in more than one message
+      at::Tensor whole = large(rank_, count * size_).to(type);
+      at::Tensor reduced = whole.clone();
+      communicator_->all_reduce(reduced, Reduction::mean);
+      at::Tensor piece = whole.narrow(0, rank_ * count, count);
+      communicator_->reduce_scatter(whole, piece, Reduction::mean);
+      EXPECT_TRUE(at::equal(piece, reduced.narrow(0, rank_ * count, count)));
+      communicator_->all_gather(piece, whole);
+      EXPECT_TRUE(at::equal(whole, reduced)) << at::toString(type) << " " << count;
+    }
 }
 
 TEST_P(CommunicatorContract, BroadcastComesFromAnyRoot) {
@@ -166,19 +168,20 @@ TEST_P(CommunicatorContract, SeveralAllReducesInFlightDoNotMix) {
 }
 
 TEST_P(CommunicatorContract, CollectivesOfAllKindsInFlightDoNotMix) {
-  const int64_t count = 70'001;
-  at::Tensor sum = contribution(rank_, count), piece = at::empty({count}), all = at::empty({size_ * count});
-  const at::Tensor whole = contribution(rank_, count * size_), mine = contribution(rank_, count);
+  const int64_t count = 4'500'001;  // more than one message
+  at::Tensor sum = large(rank_, count), piece = at::empty({count}), all = at::empty({size_ * count});
+  const at::Tensor whole = large(rank_, count * size_), mine = large(rank_, count);
   std::vector<std::unique_ptr<Communicator::Pending>> pending;
   pending.push_back(communicator_->start_reduce_scatter(whole, piece, Reduction::sum));
   pending.push_back(communicator_->start_all_gather(mine, all));
   pending.push_back(communicator_->start_all_reduce(sum, Reduction::sum));
   while (!std::ranges::all_of(pending, [](auto& p) { return p->test(); })) std::this_thread::yield();
-  EXPECT_TRUE(at::equal(sum, expected(count, at::kFloat, Reduction::sum)));
-  EXPECT_TRUE(
-      at::equal(piece, expected(count * size_, at::kFloat, Reduction::sum).narrow(0, rank_ * count, count)));
-  for (int r = 0; r < size_; ++r)
-    EXPECT_TRUE(at::equal(all.narrow(0, r * count, count), contribution(r, count)));
+  at::Tensor expected_sum = large(rank_, count), expected_whole = whole.clone();
+  communicator_->all_reduce(expected_sum, Reduction::sum);
+  communicator_->all_reduce(expected_whole, Reduction::sum);
+  EXPECT_TRUE(at::equal(sum, expected_sum));
+  EXPECT_TRUE(at::equal(piece, expected_whole.narrow(0, rank_ * count, count)));
+  for (int r = 0; r < size_; ++r) EXPECT_TRUE(at::equal(all.narrow(0, r * count, count), large(r, count)));
 }
 
 TEST_P(CommunicatorContract, TextAndValuesTravel) {
@@ -228,6 +231,10 @@ TEST_P(CommunicatorContract, RefusesWhatItCannotCarry) {
   refuses([&] { communicator_->all_reduce(strided, Reduction::sum); }, "is_contiguous");
   refuses([&] { communicator_->all_reduce(integers, Reduction::mean); }, "mean");
   refuses([&] { communicator_->all_gather(at::zeros({4}), wrong); }, "numel");
+  at::Tensor memory = at::zeros({size_ * 4 + 1});
+  at::Tensor whole = memory.narrow(0, 0, size_ * 4), shifted = memory.narrow(0, rank_ * 4 + 1, 4);
+  refuses([&] { communicator_->reduce_scatter(whole, shifted, Reduction::sum); }, "overlap");
+  refuses([&] { communicator_->all_gather(shifted, whole); }, "overlap");
   refuses([&] { communicator_->broadcast(integers, size_); }, "root");
 }
 

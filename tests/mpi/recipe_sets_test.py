@@ -109,24 +109,30 @@ def encoded(selected, listing, tmp_path_factory):
 
 
 def test_videos_are_probed_once(encoded, listing, tmp_path):
-    kept = encoded / "data/probes.tsv"
-    fields = [line.split("\t") for line in kept.read_text().splitlines()]
-    names = {pathlib.Path(line[0]).name: line for line in fields}
-    assert set(names) == {f"{name}-{i}.mp4" for name in ("large", "small") for i in (0, 2, 4)}
-    assert names["large-0.mp4"][3:5] == [str(LARGE[2]), str(LARGE[1])]
-    # What is kept is believed, by other rules too and by a run on this one's base, until the file changes.
-    names["large-0.mp4"][4] = "70"
-    kept_before = kept.read_text()
-    taller = [option.replace("least_height=64", "least_height=72") for option in settings_of(listing)]
-    kept.write_text("".join("\t".join(line) + "\n" for line in fields))
-    try:
-        for name, options in [("based", [f"--run.base={encoded}"]), ("alone", [])]:
-            directory = tmp_path / name
-            surgery("encode", directory, *taller, *options)
-            rejects = (directory / "data/latents/latents.rejects.txt").read_text()
-            assert ("large-0.mp4\ttoo small: 70x" in rejects) == (name == "based"), rejects
-    finally:
-        kept.write_text(kept_before)
+    here = shutil.copytree(listing.parent, tmp_path / "set") / listing.name  # keeps the times
+    runs = {name: pathlib.Path(shutil.copytree(encoded, tmp_path / name)) for name in ("same", "base")}
+    for run in runs.values():
+        kept = run / "data/probes.tsv"
+        first, *lines = kept.read_text().splitlines()
+        fields = [line.replace(str(listing.parent), str(here.parent)).split("\t") for line in lines]
+        by_name = {pathlib.Path(line[0]).name: line for line in fields}
+        assert set(by_name) == {f"{name}-{i}.mp4" for name in ("large", "small") for i in (0, 2, 4)}
+        assert by_name["large-0.mp4"][3:5] == [str(LARGE[2]), str(LARGE[1])]
+        by_name["large-0.mp4"][4] = "70"  # what is kept is believed: so it shows that it was used
+        kept.write_text("\n".join([first, *("\t".join(line) for line in fields), ""]))
+    taller = [option.replace("least_height=64", "least_height=72") for option in settings_of(here)]
+
+    def rejected_height(directory, *options):
+        surgery("encode", directory, *taller, *options)
+        rejects = (directory / "data/latents/latents.rejects.txt").read_text()
+        (line,) = [line for line in rejects.splitlines() if line.startswith("large-0.mp4\t")]
+        return line.split("too small: ")[1].split("x")[0]
+
+    assert rejected_height(runs["same"]) == "70"
+    assert rejected_height(tmp_path / "based", f"--run.base={runs['base']}") == "70"
+    assert rejected_height(tmp_path / "alone") == "64"
+    (here.parent / "large-0.mp4").touch()
+    assert rejected_height(runs["same"]) == "64", "the file has changed since"
 
 
 def test_clips_are_filtered_and_find_their_buckets(encoded, listing, tmp_path):
