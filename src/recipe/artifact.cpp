@@ -9,11 +9,8 @@ namespace surgery {
 void take_from_base(const RunDirectory& run, const std::filesystem::path& path,
                     const std::string& fingerprint,
                     const std::function<std::string(const std::filesystem::path&)>& read_fingerprint) {
-  if (run.base().empty() || std::filesystem::exists(path)) return;
-  const auto inside = path.lexically_relative(run.root());
-  if (inside.empty() || *inside.begin() == "..") return;  // not of the run's folder: the base has none
-  const auto theirs = run.base() / inside;
-  if (!std::filesystem::exists(theirs)) return;
+  const auto theirs = run.in_base(path);
+  if (theirs.empty() || std::filesystem::exists(path) || !std::filesystem::exists(theirs)) return;
   try {
     if (read_fingerprint(theirs) != fingerprint) return;
   } catch (const Error& error) {

@@ -15,8 +15,8 @@
 namespace surgery {
 namespace {
 
-constexpr size_t kProbesARound = 32;             // of one rank, between two looks at whether to stop
-constexpr std::chrono::seconds kKeepProbes{30};  // what a killed run loses at most
+constexpr size_t kProbesARound = 8;              // of one rank, between two looks at whether to stop
+constexpr std::chrono::seconds kKeepProbes{30};  // between writing them; longer where that takes long
 
 /// The rejects file of rank 0, made when the first line comes; and the count of all.
 class Rejects {
@@ -44,41 +44,56 @@ class Rejects {
   DropTally tally_;
 };
 
-/// Collective: what the decoder says of the pending records, each asked by one rank. What it said is kept as
-/// it comes, so that no video is probed twice, whatever the rules are by then. None after a stop.
+/// The kept probes, which a run can do without: what cannot be read or written is only warned of.
+template <class Access>
+void access_kept(const Access& access) {
+  try {
+    access();
+  } catch (const Error& error) {
+    log_warning("encode: what videos say of themselves is not kept: {}", error.what());
+  }
+}
+
+VideoProbes kept_probes(const RunDirectory& run) {
+  VideoProbes probes;
+  access_kept([&] {
+    if (const auto theirs = run.in_base(run.probes()); !theirs.empty()) probes.read(theirs);
+  });
+  access_kept([&] { probes.read(run.probes()); });
+  return probes;
+}
+
+/// Collective: what the decoder says of the pending records, each asked by one rank; what it said of a video
+/// is kept as it comes, whatever the rules are by then. None after a stop.
 std::optional<std::vector<ClipVerdict>> probe(Recipe& recipe, std::span<const ManifestRecord> pending,
                                               const ClipRules& rules) {
+  using Clock = std::chrono::steady_clock;
   Communicator& world = recipe.session.world();
-  VideoProbes probes;
-  if (const auto base = recipe.run.base(); !base.empty())
-    probes.read(base / recipe.run.probes().lexically_relative(recipe.run.root()));
-  probes.read(recipe.run.probes());
+  VideoProbes probes = kept_probes(recipe.run);
   const auto look = [&](const ManifestRecord& record) {
     recipe.progress(record.id);
     return look_at(record, rules, ClipLook::probe, &probes);
   };
+  bool unkept = false;  // on rank 0 alone
+  Clock::time_point due = Clock::now() + kKeepProbes;
+  const auto keep = [&] {
+    const Clock::time_point begin = Clock::now();
+    access_kept([&] { probes.write(recipe.run.probes()); });
+    unkept = false;
+    due = Clock::now() + std::max<Clock::duration>(kKeepProbes, 20 * (Clock::now() - begin));
+  };
   std::vector<ClipVerdict> verdicts;
   Progress progress("probe", std::ssize(pending), "clips");
-  using Clock = std::chrono::steady_clock;
-  Clock::time_point kept = Clock::now();
-  bool unkept = false;
   while (verdicts.size() < pending.size()) {
-    const size_t round_size = kProbesARound * static_cast<size_t>(recipe.session.size());
-    const auto round =
-        pending.subspan(verdicts.size(), std::min(round_size, pending.size() - verdicts.size()));
     const bool stop = agree_on_stop(world, recipe.stop_requested());
-    if (!stop)
-      std::ranges::move(look_together(recipe.session, round, look, progress), std::back_inserter(verdicts));
-    for (const std::string& lines : world.gather_text(probes.take_new_lines())) {
-      probes.read_lines(lines);
-      unkept = unkept || !lines.empty();
+    if (!stop) {
+      const size_t round = kProbesARound * static_cast<size_t>(recipe.session.size());
+      const auto next = pending.subspan(verdicts.size(), std::min(round, pending.size() - verdicts.size()));
+      std::ranges::move(look_together(recipe.session, next, look, progress), std::back_inserter(verdicts));
+      for (const std::string& lines : world.gather_text(probes.take_new_lines()))
+        if (recipe.session.rank() == 0 && probes.read_lines(lines)) unkept = true;
     }
-    const bool last = stop || verdicts.size() == pending.size();
-    if (unkept && recipe.session.rank() == 0 && (last || Clock::now() - kept > kKeepProbes)) {
-      probes.write(recipe.run.probes());
-      kept = Clock::now();
-      unkept = false;
-    }
+    if (unkept && (stop || verdicts.size() == pending.size() || Clock::now() > due)) keep();
     if (stop) return {};
   }
   return verdicts;

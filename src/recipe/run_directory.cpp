@@ -4,6 +4,12 @@
 
 namespace surgery {
 
+std::filesystem::path RunDirectory::in_base(const std::filesystem::path& path) const {
+  const auto inside = path.lexically_relative(root_);
+  if (base_.empty() || inside.empty() || *inside.begin() == "..") return {};
+  return base_ / inside;
+}
+
 void RunDirectory::check_base() const {
   std::error_code error;
   if (base_.empty() ||

@@ -13,6 +13,8 @@ class RunDirectory {
   const std::filesystem::path& root() const { return root_; }
   /// The run that finished artifacts may be taken from; empty = none.
   const std::filesystem::path& base() const { return base_; }
+  /// Where the base has what lies at `path` in this run; empty without a base, or for a path outside the run.
+  std::filesystem::path in_base(const std::filesystem::path& path) const;
   /// Error{usage} where a base is named that is no other run's folder.
   void check_base() const;
 

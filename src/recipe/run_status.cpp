@@ -31,11 +31,6 @@ std::set<std::string> names_in(const fs::path& folder) {
   return names;
 }
 
-/// Where the base has what lies at `path` in the run; empty without a base.
-fs::path in_base(const RunDirectory& run, const fs::path& path) {
-  return run.base().empty() ? fs::path() : run.base() / path.lexically_relative(run.root());
-}
-
 StageStatus single(const std::string& stage, const std::string& command, std::vector<fs::path> files) {
   const bool there = std::ranges::all_of(files, [](const fs::path& file) { return fs::exists(file); });
   return {stage, command, "file", there ? 1 : 0, 0, 1};
@@ -44,7 +39,7 @@ StageStatus single(const std::string& stage, const std::string& command, std::ve
 StageStatus trajectories(const Config& config, const RunDirectory& run) {
   StageStatus status{"trajectories", "cache", "prompts"};
   status.wanted = config.trajectories.count + config.trajectories.held_out;
-  const auto here = names_in(run.cache()), base = names_in(in_base(run, run.cache()));
+  const auto here = names_in(run.cache()), base = names_in(run.in_base(run.cache()));
   for (int64_t i = 0; i < *status.wanted; ++i) status.add(run.trajectory(i).filename().string(), here, base);
   return status;
 }
@@ -67,7 +62,7 @@ StageStatus distill(const RunDirectory& run, std::optional<int64_t> blocks) {
     if (const fs::path path = run.distill() / name; fs::exists(path))
       status.exists += is_distilled(path) ? 1 : 0;
     else
-      status.in_base += is_distilled(in_base(run, path)) ? 1 : 0;
+      status.in_base += is_distilled(run.in_base(path)) ? 1 : 0;
   return status;
 }
 
@@ -88,9 +83,9 @@ std::optional<ShardIndex> index_of(const Config& config, const fs::path& folder)
 StageStatus encode(const Config& config, const RunDirectory& run) {
   StageStatus status{"encode", "encode", "clips"};
   const DataSection& d = config.data;
-  const std::set<std::string> here = names_in(run.latents()), base = names_in(in_base(run, run.latents()));
+  const std::set<std::string> here = names_in(run.latents()), base = names_in(run.in_base(run.latents()));
   std::optional<ShardIndex> index = index_of(config, run.latents());
-  if (!index) index = index_of(config, in_base(run, run.latents()));
+  if (!index) index = index_of(config, run.in_base(run.latents()));
   if (index) {
     status.wanted = index->clips();
     for (const ShardIndex::Shard& shard : index->shards) status.add(shard.name, here, base, shard.clips);
@@ -128,7 +123,7 @@ StageStatus generate(const Config& config, const RunDirectory& run) {
     const auto here = names_in(run.samples(variant)), shown = names_in(video_folder(config, variant));
     // What was finetuned, another run hardly finetuned alike.
     const auto base =
-        variant_iteration(variant) ? std::set<std::string>() : names_in(in_base(run, run.samples(variant)));
+        variant_iteration(variant) ? std::set<std::string>() : names_in(run.in_base(run.samples(variant)));
     for (size_t i = 0; i < videos.size(); ++i) {
       const auto sample = sample_path(run, variant, static_cast<int64_t>(i)).filename().string();
       if (!here.contains(sample) || !video_supported() || shown.contains(videos[i]))

@@ -17,7 +17,7 @@ void take_shard(const RunDirectory& run, const ShardPlan& plan) {
   if (std::filesystem::exists(plan.path)) return;
   take_from_base(run, plan.path, plan.header.fingerprint, verified_fingerprint);
   if (!std::filesystem::exists(plan.path)) return;
-  const auto rejects = shard_rejects(run.base() / plan.path.lexically_relative(run.root()));
+  const auto rejects = shard_rejects(run.in_base(plan.path));
   if (std::filesystem::exists(rejects)) write_file(shard_rejects(plan.path), read_file(rejects));
 }
 
