@@ -30,7 +30,7 @@ std::string listing(const std::string& between, bool with_help) {
 }
 
 /// For benchmarks: {"seconds": [...]} of so many further runs. The first run has warmed caches and allocator.
-void print_seconds(int64_t repeats, const std::function<void()>& action) {
+void print_seconds(int64_t repeats, const std::function<TensorMap()>& action) {
   if (repeats <= 0) return;
   std::vector<double> seconds;
   for (int64_t i = 0; i < repeats; ++i) {
@@ -60,9 +60,9 @@ ExitCode run(Context& context) {
     TensorMap input;
     if (context.options.has("input")) input = TensorStore::open_file(context.options.text("input")).all();
     const at::NoGradGuard no_gradient;
-    save_tensors(output, component.run(model, input, context.options));
-    print_seconds(context.options.integer("repeat", 0),
-                  [&] { component.run(model, input, context.options); });
+    const auto forward = component.prepare(model, input, context.options);
+    save_tensors(output, forward());
+    print_seconds(context.options.integer("repeat", 0), forward);
     return ExitCode::done;
   }
   fail_usage("component \"{}\" is unknown (a model has {}): name one of them", wanted, listing(", ", false));
@@ -123,7 +123,7 @@ Command forward_command() {
        {"prompt", "TEXT", "for text and context: a prompt, or @FILE with one a line", false},
        {"tokenizer", "DIR", "with --prompt: the tokenizer's folder (default: in --model)", false},
        {"output", "FILE", "safetensors file to write", true},
-       {"repeat", "N", "run N times more and print the seconds of each as JSON, loading included", false},
+       {"repeat", "N", "run N times more and print the seconds of each as JSON, loading left out", false},
        {"stream", "WORD",
         "transformer, text: yes or no (default): blocks read from the file when it is their turn, two in "
         "memory at once; auto: where the weights would take more than half of this machine's memory",

@@ -13,10 +13,11 @@ namespace surgery {
 struct Component {
   std::string name;  ///< what --component takes
   std::string help;  ///< "INPUTS -> OUTPUTS"
-  /// `input` holds the tensors of --input (empty without it); `options` the command's own options.
-  std::function<TensorMap(const std::filesystem::path& model, const TensorMap& input,
-                          const CommandLine& options)>
-      run;
+  /// Checks the input (the tensors of --input, empty without it) and loads the part; what it gives runs it,
+  /// as often as it is called.
+  std::function<std::function<TensorMap()>(const std::filesystem::path& model, const TensorMap& input,
+                                           const CommandLine& options)>
+      prepare;
   bool needs_model = true;
 };
 

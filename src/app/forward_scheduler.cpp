@@ -26,7 +26,7 @@ Schedule schedule_of(const TensorMap& input, const CommandLine& options, int64_t
   return schedule_from_sigmas({values, values + sigmas.numel()});
 }
 
-TensorMap run(const std::filesystem::path&, const TensorMap& input, const CommandLine& options) {
+TensorMap run(const TensorMap& input, const CommandLine& options) {
   at::Tensor sample = finite_input(input, "sample").to(at::kFloat);
   const at::Tensor velocities = finite_input(input, "velocities");
   check_per_step("velocities", velocities, sample);
@@ -66,7 +66,10 @@ std::vector<Component> scheduler_components() {
            "sample [...], velocities [steps,...], optional sigmas [steps+1], noise [steps,...] -> sample, "
            "samples, "
            "sigmas, timesteps (no model)",
-           run, /*needs_model=*/false}};
+           [](const std::filesystem::path&, const TensorMap& input, const CommandLine& options) {
+             return [=] { return run(input, options); };
+           },
+           /*needs_model=*/false}};
 }
 
 }  // namespace surgery

@@ -65,28 +65,33 @@ Tokenizer load_tokenizer(const std::filesystem::path& model, const CommandLine& 
   return Tokenizer::load(options.text("tokenizer", model.string()));
 }
 
-TensorMap run(const std::filesystem::path& model, const TensorMap& input, const CommandLine& options) {
+std::function<TensorMap()> prepare(const std::filesystem::path& model, const TensorMap& input,
+                                   const CommandLine& options) {
   const bool from_prompts = options.has("prompt");
   if (from_prompts && !input.empty()) fail_usage("both --input and --prompt are given: give one of them");
   const TensorMap tokens = from_prompts
                                ? tokenise(load_tokenizer(model, options), prompts_of(options.text("prompt")))
                                : TensorMap{{"input_ids", integers(input, "input_ids")},
                                            {"attention_mask", integers(input, "attention_mask")}};
-  const TextEncoder encoder = load_encoder(model, options);
-  TensorMap output = from_prompts ? tokens : TensorMap{};
-  output["last_hidden_state"] = encoder.forward(tokens.at("input_ids"), tokens.at("attention_mask"));
-  return output;
+  return [=, encoder = load_encoder(model, options)] {
+    TensorMap output = from_prompts ? tokens : TensorMap{};
+    output["last_hidden_state"] = encoder.forward(tokens.at("input_ids"), tokens.at("attention_mask"));
+    return output;
+  };
 }
 
 /// Every prompt embedded and padded as the stages of a recipe do it.
-TensorMap run_context(const std::filesystem::path& model, const TensorMap&, const CommandLine& options) {
+std::function<TensorMap()> prepare_context(const std::filesystem::path& model, const TensorMap&,
+                                           const CommandLine& options) {
   if (!options.has("prompt")) fail_usage("--prompt is missing (the context is a prompt's): give one");
-  const Tokenizer tokenizer = load_tokenizer(model, options);
-  const TextEncoder encoder = load_encoder(model, options);
-  std::vector<at::Tensor> rows;
-  for (const std::string& prompt : prompts_of(options.text("prompt")))
-    rows.push_back(pad_text(embed_prompt(tokenizer, encoder, prompt), tokenizer.max_length()));
-  return {{"encoder_hidden_states", at::cat(rows)}};
+  return [prompts = prompts_of(options.text("prompt")),
+          tokenizer = std::make_shared<const Tokenizer>(load_tokenizer(model, options)),
+          encoder = load_encoder(model, options)]() -> TensorMap {
+    std::vector<at::Tensor> rows;
+    for (const std::string& prompt : prompts)
+      rows.push_back(pad_text(embed_prompt(*tokenizer, encoder, prompt), tokenizer->max_length()));
+    return {{"encoder_hidden_states", at::cat(rows)}};
+  };
 }
 
 }  // namespace
@@ -95,10 +100,10 @@ std::vector<Component> text_components() {
   return {{"text",
            "input_ids, attention_mask [B,L] -> last_hidden_state; with --prompt the tokens are made and "
            "given too",
-           run},
+           prepare},
           {"context",
            "--prompt -> encoder_hidden_states, what the transformer is given: the prompt's rows, then zeros",
-           run_context}};
+           prepare_context}};
 }
 
 }  // namespace surgery

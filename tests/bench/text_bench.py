@@ -5,7 +5,7 @@
 
 The same random weights, tokens and number of threads; every round runs one program after the other, each in a process of
 its own, and each measures its second forward, the first having read the file. Medians of the rounds; memory is the largest
-resident set of a process, mapped weights included. Ours includes mapping the weights again.
+resident set of a process, mapped weights included.
 """
 import argparse
 import json
