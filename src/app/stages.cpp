@@ -3,8 +3,9 @@
 #include "base/errors.h"
 #include "base/log.h"
 #include "base/signals.h"
-#include "data/web_dataset.h"
+#include "data/video_tars.h"
 #include "recipe/check_set.h"
+#include "recipe/encode_web_dataset.h"
 #include "recipe/recipe.h"
 #include "recipe/selection.h"
 #include "storage/atomic_file.h"
@@ -47,9 +48,12 @@ ExitCode select_alone(Context& context) {
 
 // `encode --check`: no run, no model.
 ExitCode check_alone(Context& context) {
-  const SetReport report = check_set(context.session, context.config,
-                                     context.options.has("decode") ? ClipLook::decode : ClipLook::probe,
-                                     context.options.text("output", ""));
+  const std::string rejects = context.options.text("output", "");
+  const bool decode = context.options.has("decode");
+  const SetReport report =
+      holds_latents(context.config.data.videos)
+          ? check_web_latents(context.session, context.config, rejects)
+          : check_set(context.session, context.config, decode ? ClipLook::decode : ClipLook::probe, rejects);
   if (context.session.rank() == 0) fmt::print("{}", set_report_text(report));
   return report.usable() > 0 ? ExitCode::done : ExitCode::data;
 }
@@ -114,11 +118,6 @@ Command encode_command() {
     const CommandLine& options = context.options;
     if (options.has("check")) {
       release_stop_signals();
-      if (is_web_dataset(context.config.data.videos))
-        fail_usage(
-            "data.videos = {}: --check looks at videos; 'surgery inspect' tells what a tar shard holds, and "
-            "encode checks its samples one by one",
-            context.config.data.videos);
       return check_alone(context);
     }
     if (options.has("decode") || options.has("output"))

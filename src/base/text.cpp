@@ -22,6 +22,11 @@ std::string without_spaces(std::string_view text) {
   return result;
 }
 
+std::string one_line(std::string text) {
+  for (const char separator : {'\t', '\n', '\r'}) std::ranges::replace(text, separator, ' ');
+  return text;
+}
+
 std::string_view trimmed(std::string_view text, std::string_view white) {
   const size_t begin = text.find_first_not_of(white);
   if (begin == std::string_view::npos) return {};

@@ -22,6 +22,8 @@ std::vector<std::string> split(std::string_view text, char separator);
 std::string without_spaces(std::string_view text);
 /// Without the white characters around it.
 std::string_view trimmed(std::string_view text, std::string_view white = " \t");
+/// With spaces for its tabs and ends of lines: a field of a table of lines.
+std::string one_line(std::string text);
 /// A name that is there twice, the first in sorting order, as the caller's view; none where all differ.
 std::optional<std::string_view> first_repeated(std::vector<std::string_view> names);
 

@@ -76,11 +76,7 @@ void read_annotation(const std::filesystem::path& annotation, const std::filesys
 }
 
 std::string reject_line(const RejectedRecord& record) {
-  std::string where = record.where, reason = record.reason;
-  for (std::string* text : {&where, &reason})
-    std::ranges::replace_if(
-        *text, [](char c) { return c == '\t' || c == '\n'; }, ' ');
-  return where + "\t" + reason + "\n";
+  return one_line(record.where) + "\t" + one_line(record.reason) + "\n";
 }
 
 void stream_manifest(const std::filesystem::path& listing, const std::function<void(ManifestRecord)>& accept,

@@ -93,8 +93,8 @@ struct WebShard::State {
     const bool latents = std::ranges::any_of(
         samples, [](const Members& m) { return m.parts[static_cast<size_t>(Part::latent)].has_value(); });
     VALIDATE(latents || !videos,
-             "{}: holds videos, not latents (tar shards are taken without a VAE): unpack it and name an "
-             "annotation of the files as data.videos (datasets/README.md)",
+             "{}: holds videos, not latents (a set is of one or the other, which its first shard decides): "
+             "keep the two in folders of their own",
              path.string());
     VALIDATE(latents,
              "{}: holds no sample (members KEY.latent.pt, KEY.embed.pt, KEY.prompt.txt): check its source",
@@ -190,10 +190,11 @@ std::vector<WebPlan> plan_web_shards(const fs::path& place, int64_t count) {
   return plans;
 }
 
-EncodeResult convert_web_shard(const WebPlan& web, const ShardPlan& plan, const std::function<bool()>& stop) {
+EncodeResult read_web_shard(const WebPlan& web, const LatentSpace& space,
+                            const std::function<void(LatentSample)>& take,
+                            const std::function<bool()>& stop) {
   const WebShard tar(web.tar);
   const int64_t samples = web.samples > 0 ? std::min(web.samples, tar.size()) : tar.size();
-  LatentShardWriter writer(plan.path, plan.header);
   LatentStatistics statistics;
   EncodeResult result;
   for (int64_t i = 0; i < samples; ++i) {
@@ -202,26 +203,36 @@ EncodeResult convert_web_shard(const WebPlan& web, const ShardPlan& plan, const 
       return result;
     }
     try {
-      LatentSample sample = tar.sample(i, web.latent_shape, plan.header.space);
-      sample.source_height = plan.header.height;
-      sample.source_width = plan.header.width;
-      sample.crop = {0, plan.header.width, 0, plan.header.height};
-      writer.add(sample);
+      LatentSample sample = tar.sample(i, web.latent_shape, space);
       statistics.add(sample.latents);
+      take(std::move(sample));
+      ++result.samples;
     } catch (const Error& error) {
       if (error.code() != ExitCode::data) throw;
-      result.rejected.push_back({tar.id(i), error.what()});
+      result.rejected.push_back({.where = tar.id(i), .reason = error.what(), .kind = "bad sample"});
     }
   }
-  const double evidence = statistics.raw_evidence(plan.header.space);
+  const double evidence = statistics.raw_evidence(space);
   VALIDATE(
       evidence < kRawEvidence,
       "{}: its latents are not normalised (they have the VAE's own means and deviations, {:.2f} nats a "
       "number; training on them spoils the model silently): store (latents - latents_mean) / latents_std",
       web.tar.string(), evidence);
+  return result;
+}
+
+EncodeResult convert_web_shard(const WebPlan& web, const ShardPlan& plan, const std::function<bool()>& stop) {
+  LatentShardWriter writer(plan.path, plan.header);
+  const auto take = [&](LatentSample sample) {
+    sample.source_height = plan.header.height;
+    sample.source_width = plan.header.width;
+    sample.crop = {0, plan.header.width, 0, plan.header.height};
+    writer.add(sample);
+  };
+  EncodeResult result = read_web_shard(web, plan.header.space, take, stop);
+  if (result.status == EncodeStatus::stopped) return result;
   write_rejects(plan.path, result.rejected);  // first: a committed shard is done
   writer.commit();
-  result.samples = writer.size();
   return result;
 }
 

@@ -15,7 +15,7 @@ namespace surgery {
 /// Frames a second of the published sets: Wan2.1's own.
 inline constexpr double kWebDatasetFps = 16;
 
-/// Whether a name of data.videos means tar shards of latents: a folder, or one .tar.
+/// Whether a name of data.videos means tar shards: a folder, or one .tar.
 bool is_web_dataset(const std::filesystem::path& place);
 
 /// The .tar files of a folder, sorted by name (what is still being written, NAME.tar.tmp, is not among them),
@@ -58,9 +58,14 @@ struct WebPlan {
 /// The shards from which `count` samples come (0 = all), in order; the last one may give a part of its.
 std::vector<WebPlan> plan_web_shards(const std::filesystem::path& place, int64_t count);
 
-/// Makes the latent shard of one tar shard. A sample that cannot be used is listed in the rejects file with
-/// its reason. Error{data} where the latents as a whole are a VAE's output that was not normalised
-/// (latent_statistics.h). `stop` is asked between samples; a stopped shard leaves nothing.
+/// Goes through the samples of one tar shard: `take` is given those that can be used, the others are in the
+/// result with their reasons. Error{data} where the latents as a whole are a VAE's output that was not
+/// normalised (latent_statistics.h). `stop` is asked between samples.
+EncodeResult read_web_shard(const WebPlan& web, const LatentSpace& space,
+                            const std::function<void(LatentSample)>& take,
+                            const std::function<bool()>& stop = {});
+/// Makes the latent shard of one tar shard; what cannot be used is listed in the rejects file. A stopped
+/// shard leaves nothing.
 EncodeResult convert_web_shard(const WebPlan& web, const ShardPlan& plan,
                                const std::function<bool()>& stop = {});
 

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "base/errors.h"
+#include "data/web_dataset.h"
 #include "recipe/clip_looks.h"
 #include "recipe/data_section.h"
 #include "storage/atomic_file.h"
@@ -86,6 +87,12 @@ SetReport check_set(Session& session, const Config& config, ClipLook look,
   if (d.videos.starts_with("shapes:"))
     fail_usage("data.videos = {}: these clips are drawn when they are encoded: name a listing to check it",
                d.videos);
+  if (is_web_dataset(d.videos))
+    fail_usage(
+        "data.videos = {}: videos in tar shards are unpacked by 'surgery encode' (into data/clips of the "
+        "run); "
+        "check the listing that it writes there",
+        d.videos);
   if (!video_supported())
     fail_usage("this build reads no video (SURGERY_VIDEO is off): configure with -DSURGERY_VIDEO=ON");
   const ClipListing listing(d.videos, clip_rules(d), subset_key(config.run.seed), d.count);

@@ -9,10 +9,8 @@ namespace surgery {
 namespace {
 
 std::string verdict_line(size_t index, const ClipVerdict& verdict) {
-  std::string reason = verdict.reason;
-  for (const char separator : {'\t', '\n'}) std::ranges::replace(reason, separator, ' ');
   return fmt::format("{}\t{}\t{}\t{}\t{}\n", index, verdict.bucket, verdict.enlarged ? 1 : 0, verdict.kind,
-                     reason);
+                     one_line(verdict.reason));
 }
 
 /// How many they are.

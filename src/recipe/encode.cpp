@@ -6,7 +6,9 @@
 #include "base/errors.h"
 #include "base/log.h"
 #include "data/shapes_set.h"
+#include "data/video_tars.h"
 #include "data/web_dataset.h"
+#include "recipe/artifact.h"
 #include "recipe/clip_set.h"
 #include "recipe/data_section.h"
 #include "recipe/encode_web_dataset.h"
@@ -18,9 +20,20 @@
 namespace surgery {
 namespace {
 
-// The annotation listing; the shapes set is written out as mp4 first and then read like any other.
+// The annotation listing; the shapes set is written out as mp4 first, and videos in tar shards are unpacked,
+// and then read like any other.
 std::filesystem::path listing(Recipe& recipe) {
   const DataSection& d = recipe.config.data;
+  const auto mine = [&](int64_t i) { return i % recipe.session.size() == recipe.session.rank(); };
+  const bool first = recipe.session.rank() == 0;
+  if (is_web_dataset(d.videos)) {
+    // Named by the place: another set is unpacked beside this one.
+    const auto folder = recipe.run.data() / "clips" / ("tars-" + make_fingerprint({d.videos}));
+    recipe.make_folder(folder);
+    const auto path = unpack_video_tars(d.videos, folder, mine, first);
+    recipe.session.world().barrier();
+    return path;
+  }
   if (!d.videos.starts_with("shapes:")) return d.videos;
   const auto split = parse_shapes_split(d.videos);
   if (!split)
@@ -30,10 +43,9 @@ std::filesystem::path listing(Recipe& recipe) {
                       fmt::format("{}-seed{}-{}x{}x{}-{}fps", to_string(*split), recipe.config.run.seed + 1,
                                   d.frames, d.height, d.width, d.fps);
   recipe.make_folder(folder);
-  const auto path = write_shapes_set(
-      folder, *split, d.count > 0 ? d.count : shapes_split_size(*split), recipe.config.run.seed + 1, d.frames,
-      d.height, d.width, d.fps, [&](int64_t i) { return i % recipe.session.size() == recipe.session.rank(); },
-      recipe.session.rank() == 0);
+  const auto path =
+      write_shapes_set(folder, *split, d.count > 0 ? d.count : shapes_split_size(*split),
+                       recipe.config.run.seed + 1, d.frames, d.height, d.width, d.fps, mine, first);
   recipe.session.world().barrier();
   return path;
 }
@@ -65,7 +77,7 @@ int64_t encode_shards(Recipe& recipe, const ShardJob& job, const std::vector<int
 bool make_latents(Recipe& recipe) {
   const DataSection& d = recipe.config.data;
   if (!encodes_own(d)) return true;  // given, not made
-  if (is_web_dataset(d.videos)) return make_web_latents(recipe);
+  if (holds_latents(d.videos)) return make_web_latents(recipe);
   StageTimer timer(recipe, "encode");
   for (const ClipShape& shape : clip_shapes(d)) recipe.latent_shape(shape.frames, shape.height, shape.width);
   const EncodeOptions options{.folder = recipe.run.latents(),

@@ -3,11 +3,15 @@
 #include <chrono>
 
 #include "base/errors.h"
+#include "base/progress.h"
+#include "base/text.h"
 #include "data/web_dataset.h"
 #include "recipe/artifact.h"
 #include "recipe/data_section.h"
 #include "recipe/latent_set.h"
+#include "recipe/plan.h"
 #include "recipe/shard_job.h"
+#include "storage/atomic_file.h"
 
 namespace surgery {
 namespace {
@@ -43,9 +47,8 @@ ShardPlan shard_plan(const WebPlan& web, const DataSection& data, const LatentSp
   return plan;
 }
 
-}  // namespace
-
-void check_web_dataset(const Config& config) {
+/// What a set of finished latents leaves to choose.
+void check_choice(const Config& config) {
   if (config.data.fps != kWebDatasetFps)
     fail_usage(
         "data.fps = {}: the latents of {} are of {} frames a second (they cannot be sampled anew): set "
@@ -57,7 +60,69 @@ void check_web_dataset(const Config& config) {
         "as "
         "data.frames, data.height and data.width, and no filter",
         choice, config.data.videos);
+}
+
+/// What a rank found in one tar shard, as lines for the others: counts, then what is left out.
+std::string check_shard(const WebPlan& web, const LatentSpace& space) {
+  EncodeResult found;
+  try {
+    found = read_web_shard(web, space, [](const LatentSample&) {});
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::data) throw;
+    found.rejected = {{.where = web.tar.filename().string(), .reason = error.what(), .kind = "bad shard"}};
+  }
+  std::string lines = fmt::format("{}\n", found.samples);
+  for (const RejectedRecord& bad : found.rejected)
+    lines += fmt::format("{}\t{}\t{}\n", bad.kind, one_line(bad.where), one_line(bad.reason));
+  return lines;
+}
+
+}  // namespace
+
+void check_web_dataset(const Config& config) {
+  check_choice(config);
   WebShard(list_web_shards(config.data.videos).front());
+}
+
+SetReport check_web_latents(Session& session, const Config& config, const std::filesystem::path& rejects) {
+  check_choice(config);
+  const DataSection& d = config.data;
+  ModelSizes model;
+  if (!config.model.path.empty() || !config.model.config.empty()) model = read_model_sizes(config.model);
+  const LatentSpace space = latent_space(model.vae, "", "", model.text_tokens, model.transformer.text_dim);
+  const auto shape = Recipe::latent_shape(d.frames, d.height, d.width);
+  std::vector<WebPlan> tars = plan_web_shards(d.videos, d.count);
+  SetReport report{.buckets = {{clip_shapes(d).front(), 0}}, .drops = {}};
+  std::optional<AtomicFile> file;
+  if (!rejects.empty() && session.rank() == 0) file.emplace(rejects);
+  Progress progress("check", std::ssize(tars), "tar shards");
+  const auto ranks = static_cast<size_t>(session.size());
+  for (size_t begin = 0; begin < tars.size(); begin += ranks) {
+    std::string mine;
+    if (const size_t i = begin + static_cast<size_t>(session.rank()); i < tars.size()) {
+      tars[i].latent_shape.assign(shape.begin() + 1, shape.end());
+      mine = check_shard(tars[i], space);
+    }
+    for (const std::string& lines : session.world().gather_text(mine)) {
+      for (const std::string& line : split(lines, '\n')) {
+        if (line.empty()) continue;
+        const std::vector<std::string> parts = split(line, '\t');
+        if (parts.size() == 1) {
+          report.buckets.front().second += parse_number<int64_t>(line).value();
+          continue;
+        }
+        const RejectedRecord bad{.where = parts.at(1), .reason = parts.at(2), .kind = parts.at(0)};
+        report.drops.add(bad);
+        if (file) file->write(reject_line(bad));
+      }
+    }
+    progress.advance(static_cast<int64_t>(std::min(ranks, tars.size() - begin)));
+  }
+  progress.finish();
+  if (file) file->commit();
+  report.records = report.usable() + report.drops.total();
+  report.usable_by_annotation = report.taken = report.records;
+  return report;
 }
 
 bool make_web_latents(Recipe& recipe) {

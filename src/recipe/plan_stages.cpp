@@ -7,7 +7,7 @@
 
 #include "base/errors.h"
 #include "data/shapes.h"
-#include "data/web_dataset.h"
+#include "data/video_tars.h"
 #include "recipe/budget.h"
 #include "recipe/component_cost.h"
 #include "recipe/data_section.h"
@@ -312,7 +312,7 @@ PlanStage StagePlanner::encode() const {
   stage.disk = {
       {"latents, bf16", clips * bf16 * latents},
       {"text rows, bf16 (at most)", clips * bf16 * double(model_.text_tokens * model_.transformer.text_dim)}};
-  if (is_web_dataset(config_.data.videos)) {  // encoded already; a shard is gathered in memory, and joined
+  if (holds_latents(config_.data.videos)) {  // encoded already; a shard is gathered in memory, and joined
     constexpr double kSamples = 256;
     stage.flops = 0;
     stage.memory = {
@@ -420,9 +420,15 @@ PlanStage StagePlanner::file(const std::string& name) const {
 std::vector<PlanStage> plan_stages(const Config& config, const ModelSizes& model, const PlanMachine& machine,
                                    std::vector<std::string>& notes) {
   const StagePlanner planner(config, model, machine, notes);
-  return {planner.trajectories(), planner.distill(),     planner.file("tables"), planner.file("select"),
-          planner.encode(),       planner.finetune(),    planner.model(),        planner.generate(),
-          planner.evaluate(),     planner.file("report")};
+  std::vector<PlanStage> stages{planner.trajectories(), planner.distill(),  planner.file("tables"),
+                                planner.file("select"), planner.encode(),   planner.finetune(),
+                                planner.model(),        planner.generate(), planner.evaluate(),
+                                planner.file("report")};
+  if (config.model.device == "cuda") return stages;  // what a rank's device holds
+  constexpr double kProgram = 120 << 20;             // measured
+  for (PlanStage& stage : stages)
+    if (!stage.memory.empty()) stage.memory.push_back({"the program with LibTorch and MPI", kProgram});
+  return stages;
 }
 
 }  // namespace surgery

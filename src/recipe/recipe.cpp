@@ -246,7 +246,7 @@ at::Tensor Recipe::embed(const std::string& prompt) {
   return rows;
 }
 
-std::vector<int64_t> Recipe::latent_shape(int64_t frames, int64_t height, int64_t width) const {
+std::vector<int64_t> Recipe::latent_shape(int64_t frames, int64_t height, int64_t width) {
   if (frames < 1 || (frames - 1) % 4 != 0)
     fail_usage("{} frames: the VAE needs 4k+1 (1, 5, 9, 13, 17, ...)", frames);
   if (height < 16 || width < 16 || height % 16 != 0 || width % 16 != 0)

@@ -68,7 +68,7 @@ class Recipe {
   void release_vae() { vae_.reset(); }
   void release_text_encoder() { text_encoder_.reset(); }
   /// Latent shape [1, 16, T, H/8, W/8] of a clip; Error{usage} when the size does not fit VAE and patches.
-  std::vector<int64_t> latent_shape(int64_t frames, int64_t height, int64_t width) const;
+  static std::vector<int64_t> latent_shape(int64_t frames, int64_t height, int64_t width);
 
   bool stop_requested() const;  ///< of this process
   /// Tells the watchdog that this rank makes progress, and where it is ("iteration 17").

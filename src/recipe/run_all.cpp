@@ -1,6 +1,7 @@
 #include "base/errors.h"
 #include "base/log.h"
 #include "data/video.h"
+#include "data/video_tars.h"
 #include "data/web_dataset.h"
 #include "parallel/stop.h"
 #include "recipe/clip_set.h"
@@ -25,7 +26,7 @@ void check_inputs(Recipe& recipe) {
     check_given_noise(recipe);
     recipe.negative_prompt(config.trajectories.negative_prompt);
     recipe.negative_prompt(config.generate.negative_prompt);
-    const bool latents = is_web_dataset(config.data.videos);  // not videos
+    const bool latents = holds_latents(config.data.videos);  // not videos
     const bool encodes = encodes_own(config.data);
     if (encodes && latents) check_web_dataset(config);
     if (encodes && !latents && !video_supported() && !std::filesystem::exists(recipe.run.data() / "latents"))
@@ -33,7 +34,9 @@ void check_inputs(Recipe& recipe) {
           "data.videos = {}: this build reads and writes no video (SURGERY_VIDEO is off): give data.shards "
           "of another build, or configure with -DSURGERY_VIDEO=ON",
           config.data.videos);
-    if (encodes && !latents && !config.data.videos.starts_with("shapes:")) check_clips(config);
+    // Drawn clips need no look, and those of tar shards are known once they are unpacked.
+    const bool listed = !config.data.videos.starts_with("shapes:") && !is_web_dataset(config.data.videos);
+    if (encodes && listed) check_clips(config);
   }
   recipe.session.world().barrier();
 }

@@ -220,7 +220,7 @@ TEST_F(WebDatasetTest, ForeignShardsAreNamedWithWhatToDo) {
     expect_failure([&] { WebShard shard(tar); }, code, parts);
   };
   refused(write_tar("videos.tar", {{"a.mp4", "..."}, {"a.txt", "a caption"}}), ExitCode::data,
-          {"videos.tar: holds videos, not latents", "annotation"});
+          {"videos.tar: holds videos, not latents", "of their own"});
   refused(write_tar("other.tar", {{"a.jpg", "..."}, {"README", "x"}}), ExitCode::data, {"holds no sample"});
   refused(write_tar("empty.tar", {}), ExitCode::data, {"holds no sample"});
   refused(write_tar("text.tar", {{"a.prompt.txt", "x"}}), ExitCode::data, {"holds no sample"});

@@ -208,9 +208,64 @@ def test_what_would_spoil_training_is_refused(tars, tmp_path):
     refused(stage("encode", tmp_path / "run", f"--data.videos={raw}", ranks=2), DATA, raw, "not normalised")
     assert not list((tmp_path / "run").glob("data/latents/*.h5"))
     refused(stage("encode", tmp_path / "run", f"--data.videos={tars}", "--data.fps=24"), USAGE, "data.fps = 24")
-    clips = tmp_path / "clips.tar"
-    write_tar(clips, [("a.mp4", b"..."), ("a.txt", b"...")])
-    refused(stage("encode", tmp_path / "run", f"--data.videos={clips}"), DATA, "holds videos", "annotation")
+
+
+def report_of(result):
+    return done(result).rpartition("\nrecords ")[2]
+
+
+def counts_of(report):
+    lines = ("records " + report).splitlines()
+    return {line[:40].strip(): int(line[40:]) for line in lines if line[40:].strip().isdigit()}
+
+
+def test_a_set_of_latents_is_checked_without_a_model_of_its_own(tars, tmp_path):
+    listed = [tmp_path / f"rejects-{ranks}" for ranks in (1, 2)]
+    options = [f"--data.videos={tars}", f"--model.path={TEACHER}"]
+    said = [report_of(stage("encode", tmp_path / "run", *options, "--check", f"--output={rejects}", ranks=ranks))
+            for ranks, rejects in enumerate(listed, 1)]
+    assert said[0] == said[1] and not (tmp_path / "run").exists()
+    assert counts_of(said[0]) == {"records": 9 + len(BAD), "left out: bad sample": len(BAD), "usable clips": 9, "of 5x64x80": 9}
+    lines = listed[0].read_text().splitlines()
+    assert listed[1].read_text().splitlines() == lines and len(lines) == len(BAD)
+    for line, (key, (_, reason)) in zip(lines, BAD.items()):
+        assert line.startswith(f"shard_000001.tar/{key}\t") and reason in line, line
+    broken = tmp_path / "broken"
+    shutil.copytree(tars, broken)
+    os.truncate(broken / "shard_000000.tar", 700)  # encode refuses such a set; the report goes on
+    said = report_of(stage("encode", tmp_path / "run", f"--data.videos={broken}", f"--model.path={TEACHER}", "--check"))
+    assert "left out: bad shard" in said and "shard_000000.tar" in said
+    assert counts_of(said)["usable clips"] == 6
+
+
+def test_videos_in_tar_shards_are_unpacked_and_encoded(tmp_path):
+    drawn = tmp_path / "drawn"
+    done(stage("encode", drawn, "--data.videos=shapes:train", "--data.count=5"))
+    (listing,) = drawn.glob("data/clips/*/data.txt")
+    records = json.loads((listing.parent / "shapes.json").read_text())
+    films = [(listing.parent / record["path"]).read_bytes() for record in records]
+    captions = [record["cap"][0] for record in records]
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    write_tar(tars / "a.tar", [("0.mp4", films[0]), ("0.txt", captions[0].encode() + b"\n"), ("0.jpg", b"..."),
+                               ("x/1.json", json.dumps({"caption": captions[1]}).encode()), ("x/1.mp4", films[1])])
+    write_tar(tars / "b.tar", [("2.prompt.txt", captions[2].encode()), ("2.mp4", films[2]),
+                               ("3.mp4", films[3]),  # nobody says what it shows
+                               ("4.mp4", films[4][:200]), ("4.txt", captions[4].encode())])
+    directory = tmp_path / "run"
+    done(stage("encode", directory, f"--data.videos={tars}", ranks=2))
+    with h5py.File(drawn / "data/latents/latents-00000-of-00001.h5") as whole, \
+            h5py.File(directory / "data/latents/latents-00000-of-00001.h5") as shard:
+        assert torch.equal(bfloat16(shard["latents"][()]), bfloat16(whole["latents"][:3]))
+        assert bytes(shard["prompt/bytes"][()]).decode() == "".join(captions[:3])
+    left_out = "".join(path.read_text() for path in directory.glob("data/latents/*rejects.txt"))
+    assert "b/3.mp4" in left_out and "b/4.mp4" in left_out and left_out.count("\n") == 2
+    before = hashes(directory, ["data/latents/*"])
+    times = {path: path.stat().st_mtime_ns for path in directory.glob("data/clips/*/*/*.mp4")}
+    assert "nothing to make, 1 reused" in done(stage("encode", directory, f"--data.videos={tars}"))
+    assert hashes(directory, ["data/latents/*"]) == before
+    assert {path: path.stat().st_mtime_ns for path in times} == times, "was unpacked again"
+    refused(stage("encode", directory, f"--data.videos={tars}", "--check"), USAGE, "unpacked", "listing")
 
 
 SYNTHETIC = ["--generate.count=22", "--generate.samples=3"]  # 66 clips: two shards

@@ -178,7 +178,7 @@ TEST(Plan, FinishedLatentsCostNoEncoding) {
   EXPECT_GT(videos, 0);
   EXPECT_EQ(tars.flops, 0);
   EXPECT_EQ(tars.units, 100);
-  ASSERT_EQ(tars.memory.size(), 1u) << "neither VAE nor text encoder";
+  ASSERT_EQ(tars.memory.size(), 2u) << "and the program: neither VAE nor text encoder";
   EXPECT_DOUBLE_EQ(tars.memory[0].bytes, 2 * 256 * (4'193'280.0 + 4'194'304.0));
 }
 
@@ -198,6 +198,27 @@ TEST(Plan, WhatCannotFitIsRefusedByItsTerm) {
   EXPECT_NE(plan.faults.back().find("on disk"), std::string::npos) << plan.faults.back();
   EXPECT_NE(plan.faults.back().find("checkpoints"), std::string::npos) << plan.faults.back();
   EXPECT_TRUE(make_plan(paper(), wan(), unit_machine()).faults.empty());  // limits not known
+}
+
+/// umT5-xxl's memory line, before the teacher is loaded.
+TEST(Plan, TheTextEncoderTakesHalfInBf16) {
+  Config config = paper();
+  config.model.stream = "no";
+  const auto line = [&] {
+    return stage_of(make_plan(config, wan(), unit_machine()), "trajectories").memory.front();
+  };
+  config.model.text_precision = "fp32";
+  const PlanTerm wide = line();
+  EXPECT_EQ(wide.name, "text encoder, fp32 (released before the rest is loaded)");
+  EXPECT_DOUBLE_EQ(wide.bytes, 4 * 5'680'910'336.0);
+  config.model.text_precision = "bf16";
+  const PlanTerm half = line();
+  EXPECT_EQ(half.name, "text encoder, bf16 (released before the rest is loaded)");
+  EXPECT_DOUBLE_EQ(half.bytes, wide.bytes / 2);
+  PlanMachine machine = unit_machine();
+  machine.memory_bytes = 1e9;
+  const std::string fault = make_plan(config, wan(), machine).faults.front();
+  EXPECT_NE(fault.find("the largest term: " + half.name + ", 10.6 GiB"), std::string::npos) << fault;
 }
 
 /// 14B takes 53 GiB in fp32; two blocks, and what is outside them, fit into 24 GiB.
