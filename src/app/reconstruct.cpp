@@ -1,10 +1,13 @@
 // Videos through the VAE and back: what its compression alone costs.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 #include "app/command.h"
 #include "base/log.h"
 #include "data/manifest.h"
 #include "data/pixels.h"
+#include "data/video_suffixes.h"
 #include "parallel/coordinator.h"
 #include "recipe/model_parts.h"
 #include "recipe/recipe.h"
@@ -45,10 +48,8 @@ std::vector<Source> sources(const fs::path& input, const ClipSpec& spec) {
   std::error_code code;
   if (!fs::exists(input, code)) fail_io("{}: no such file or folder: check --input", input.string());
   if (fs::is_directory(input)) {
-    const std::vector<std::string> suffixes{".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif"};
     for (const auto& entry : fs::directory_iterator(input))
-      if (entry.is_regular_file() &&
-          std::ranges::find(suffixes, entry.path().extension().string()) != suffixes.end())
+      if (entry.is_regular_file() && is_video_name(entry.path().filename().string()))
         found.push_back({entry.path(), entry.path().filename().string(), spec});
     std::ranges::sort(found, {}, &Source::name);
   } else if (is_listing(input)) {
@@ -59,8 +60,8 @@ std::vector<Source> sources(const fs::path& input, const ClipSpec& spec) {
   } else {
     found.push_back({input, input.filename().string(), spec});
   }
-  VALIDATE(!found.empty(), "{}: holds no video (mp4, mov, webm, mkv, avi, gif): give another --input",
-           input.string());
+  VALIDATE(!found.empty(), "{}: holds no video ({}): give another --input", input.string(),
+           fmt::join(kVideoSuffixes, ", "));
   return found;
 }
 

@@ -20,11 +20,6 @@ bool is_whole(double value) {
   return std::abs(value) <= kMaxCount && std::floor(value) == value;
 }
 
-std::string lower(std::string text) {
-  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return text;
-}
-
 }  // namespace
 
 AnnotationHandler::AnnotationHandler(std::filesystem::path annotation, std::filesystem::path root,
@@ -270,10 +265,9 @@ void AnnotationHandler::place_path() {
   if (relative.is_absolute() || normal.empty() || *normal.begin() == "..")
     return spoil(
         "path leads outside its root (an annotation may only name files under it): make it relative");
-  const std::string suffix = lower(relative.extension().string());
-  if (std::ranges::find(kVideoSuffixes, suffix) == kVideoSuffixes.end())
-    return spoil(fmt::format("'{}' is no kind of video that is read: expected {}", suffix,
-                             fmt::join(kVideoSuffixes, ", ")));
+  if (!is_video_name(relative.filename().string()))
+    return spoil(fmt::format("'{}' is no kind of video that is read: expected {}",
+                             relative.extension().string(), fmt::join(kVideoSuffixes, ", ")));
   current_.path = root_ / normal;
 }
 

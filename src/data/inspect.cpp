@@ -241,7 +241,7 @@ Json inspect_content(const std::filesystem::path& path) {
   if (is_torch_file(std::as_bytes(std::span(head)))) return inspect_torch(path);
   if (suffix == ".safetensors" || (head.size() > 9 && head[8] == '{' && head[7] == '\0'))
     return inspect_safetensors(path);
-  if (std::ranges::find(kVideoSuffixes, suffix) != kVideoSuffixes.end()) return inspect_video(path);
+  if (is_video_name(path.filename().string())) return inspect_video(path);
   if (suffix == ".tar") return inspect_web_shard(path);
   const size_t start = head.find_first_not_of(" \t\r\n");
   if (suffix == ".json") return inspect_json(path, start == std::string::npos ? ' ' : head[start]);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <map>
 
 #include "base/errors.h"
@@ -214,9 +215,9 @@ struct LatentShard::State {
     h.fingerprint = file->attribute_text("fingerprint");
     h.space.latents_mean = numbers("latent_mean");
     h.space.latents_std = numbers("latent_std");
-    VALIDATE(
-        samples >= 0 && h.space.text_dim > 0 && h.space.latents_mean.size() == h.space.latents_std.size(),
-        "{}: its header contradicts itself: encode it again", path.string());
+    VALIDATE(samples >= 0 && samples < std::numeric_limits<int64_t>::max() && h.space.text_dim > 0 &&
+                 h.space.latents_mean.size() == h.space.latents_std.size(),
+             "{}: its header contradicts itself: encode it again", path.string());
   }
 
   void read_index() {

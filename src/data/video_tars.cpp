@@ -29,7 +29,7 @@ struct MemberName {
     key = name.substr(0, dot);
     extension = name.substr(std::min(dot + 1, name.size()));
   }
-  bool is_video() const { return std::ranges::find(kVideoSuffixes, "." + extension) != kVideoSuffixes.end(); }
+  bool is_video() const { return is_video_name("." + extension); }  // not KEY.side.mp4
   bool is_latent() const { return extension == "latent.pt" || extension == "latent.pth"; }
 };
 

@@ -77,8 +77,7 @@ struct WebShard::State {
       const std::string key = entry.name.substr(0, dot);
       const std::string_view extension =
           std::string_view(entry.name).substr(std::min(dot + 1, entry.name.size()));
-      videos =
-          videos || std::ranges::find(kVideoSuffixes, "." + std::string(extension)) != kVideoSuffixes.end();
+      videos = videos || is_video_name(entry.name);
       if (groups.empty() || groups.back().key != key)
         groups.push_back({.key = key, .parts = {}, .twice = {}});
       const std::optional<Part> part = part_named(extension);

@@ -13,6 +13,7 @@
 #include "parallel/agreed_error.h"
 #include "parallel/backoff.h"
 #include "parallel/dispatcher.h"
+#include "parallel/failure.h"
 #include "parallel/quiet_thread.h"
 
 namespace surgery {
@@ -43,12 +44,9 @@ Outcome attempt(size_t unit, const std::function<void(size_t)>& make) {
   try {
     make(unit);
     return {Outcome::Kind::made, unit, ExitCode::done, ""};
-  } catch (const Error& error) {
-    return failure(error.code(), error.what());
-  } catch (const c10::Error& error) {
-    return failure(ExitCode::internal, error.what_without_backtrace());
   } catch (const std::exception& error) {
-    return failure(ExitCode::internal, error.what());
+    const Failure known = failure_of(error);
+    return failure(known.code, known.words);
   } catch (...) {
     return failure(ExitCode::internal, "an exception of unknown type");
   }

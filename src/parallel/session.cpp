@@ -11,6 +11,7 @@
 #include "base/errors.h"
 #include "base/log.h"
 #include "parallel/agreed_error.h"
+#include "parallel/failure.h"
 #include "parallel/launch_environment.h"
 #include "parallel/local_communicator.h"
 #include "parallel/mpi_check.h"
@@ -30,12 +31,7 @@ Place& place() {
   return instance;
 }
 
-int exit_code_of(const std::exception& error) {
-  const auto* known = dynamic_cast<const Error*>(&error);
-  return static_cast<int>(known ? known->code() : ExitCode::internal);
-}
-
-void print_failure(const char* what) {
+void print_failure(const std::string& what) {
   fmt::print(stderr, "rank {}, {}: {}\n", place().rank, place().host.data(), what);
   std::fflush(stderr);
 }
@@ -53,8 +49,9 @@ void print_failure(const char* what) {
     if (const auto current = std::current_exception()) std::rethrow_exception(current);
     print_failure("terminated without an exception (a defect of this program): please report it");
   } catch (const std::exception& error) {
-    code = exit_code_of(error);
-    print_failure(error.what());
+    const Failure failure = failure_of(error);
+    code = static_cast<int>(failure.code);
+    print_failure(failure.words);
   } catch (...) {
     print_failure("an exception of unknown type (a defect of this program): please report it");
   }
@@ -156,12 +153,13 @@ void Session::abort(int exit_code) {
 }
 
 int Session::report(const std::exception& error) {
-  const int code = exit_code_of(error);
+  const Failure failure = failure_of(error);
+  const int code = static_cast<int>(failure.code);
   if (dynamic_cast<const AgreedError*>(&error) == nullptr) {
-    print_failure(error.what());
+    print_failure(failure.words);
     abort_all(code);
   }
-  if (rank() == 0) print_failure(error.what());
+  if (rank() == 0) print_failure(failure.words);
   finish();
   return code;
 }

@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <map>
@@ -75,9 +76,11 @@ hdf5::Dataset read_dataset(hid_t object, uint64_t file_bytes) {
   std::vector<hsize_t> shape(static_cast<size_t>(H5_CHECK(H5Sget_simple_extent_ndims(space))));
   H5_CHECK(H5Sget_simple_extent_dims(space, shape.data(), nullptr));
   dataset.bytes = static_cast<uint64_t>(dtype_bytes(dataset.dtype));
+  int64_t span = dtype_bytes(dataset.dtype);  // what strides are made from, without elements too
   for (const hsize_t extent : shape) {
-    if (__builtin_mul_overflow(dataset.bytes, extent, &dataset.bytes))
+    if (__builtin_mul_overflow(span, std::max<hsize_t>(extent, 1), &span))
       throw hdf5::Failure("a shape is too large");
+    dataset.bytes *= extent;
     dataset.shape.push_back(static_cast<int64_t>(extent));
   }
   if (dataset.bytes > 0) {

@@ -19,17 +19,23 @@ const std::vector<double> kWanMean{-0.7571, -0.7089, -0.9113, 0.1075,  -0.1745, 
 const std::vector<double> kWanStd{2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
                                   3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160};
 
+/// The library would cut off fractions, and what has no place in 64 bits is undefined.
+bool all_whole(const Json& value) {
+  return value.is_array() ? std::ranges::all_of(value, all_whole) : value.is_number_integer();
+}
+
 template <class T>
 T read(const Json& json, const char* key, const T& missing, const std::string& where) {
   const auto found = json.find(key);
   if (found == json.end() || found->is_null()) return missing;
+  constexpr bool whole = std::is_same_v<T, int64_t> || std::is_same_v<T, std::vector<int64_t>>;
   try {
-    return found->get<T>();
+    if (!whole || all_whole(*found)) return found->get<T>();
   } catch (const Json::exception&) {
-    fail_data(
-        "{}: \"{}\" is {} (not of the kind this key holds): give a diffusers AutoencoderKLWan config.json",
-        where, key, found->dump());
   }
+  fail_data(
+      "{}: \"{}\" is {} (not of the kind this key holds): give a diffusers AutoencoderKLWan config.json",
+      where, key, found->dump());
 }
 
 /// Keys that diffusers knows and Wan2.1's VAE does not use: anything but the neutral value changes the

@@ -1,6 +1,7 @@
 """`surgery reconstruct`: videos through the VAE and back (SURGERY_BINARY), with the shapes teacher's VAE."""
 import csv
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -11,6 +12,7 @@ import unittest
 BINARY = os.environ["SURGERY_BINARY"]
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 TEACHER = SOURCE / "datasets/shapes/teacher"
+CLIPS = SOURCE.parent / "shared/data/clips"  # real clips
 SIZE = ["--data.frames=5", "--data.height=64", "--data.width=80"]
 
 
@@ -82,6 +84,24 @@ class Reconstruct(unittest.TestCase):
             _, other, _, _ = self.reconstruct(video, option)
             self.assertNotEqual(other["clips"][0]["psnr"], single["clips"][0]["psnr"], option)
             self.assertAlmostEqual(other["clips"][0]["psnr"], single["clips"][0]["psnr"], delta=6, msg=option)
+
+    @unittest.skipUnless((CLIPS / "data.txt").exists(), "the real clips are not here")
+    def test_real_clips_come_back_whole(self):
+        output, told, table, printed = self.reconstruct(CLIPS / "data.txt")
+        listed = [record["path"] for record in json.loads((CLIPS / "clips.json").read_text())]
+        self.assertGreaterEqual(len(listed), 5)
+        self.assertEqual([clip["video"] for clip in told["clips"]], listed)
+        self.assertEqual(sorted(path.name for path in output.glob("*.mp4")), sorted(clip["file"] for clip in told["clips"]))
+        for clip, row in zip(told["clips"], table):
+            shown = json.loads(surgery("inspect", "--json", output / clip["file"]).stdout)
+            self.assertEqual([shown[name] for name in ("frames", "height", "width")], [5, 64, 80], clip["file"])
+            self.assertTrue(math.isfinite(clip["psnr"]), clip)
+            self.assertTrue(5 < clip["psnr"] < 60, "neither noise nor the clip itself")
+            self.assertAlmostEqual(float(row["psnr"]), clip["psnr"], 3)
+            self.assertIn(f"{clip['psnr']:8.2f} dB  {clip['video']}", printed)
+        self.assertEqual(len({clip["psnr"] for clip in told["clips"]}), len(listed), "each clip has its own")
+        self.assertTrue(math.isfinite(told["mean_psnr"]))
+        self.assertIn(f"mean of {len(listed)} clips; ", printed)
 
     def test_what_cannot_be_used_is_refused(self):
         empty = self.folder / "empty"

@@ -1,5 +1,9 @@
 #include "data/latent_shard.h"
 
+#include <fmt/ranges.h>
+
+#include <array>
+
 #include "base/random.h"
 #include "storage/hdf5_file.h"
 #include "test_clips.h"
@@ -136,17 +140,51 @@ TEST_F(LatentShardTest, DamageIsSeenWhenTheSampleIsRead) {
                  {"a.h5"});
 }
 
+/// Everything that a shard tells: header and samples.
+std::string content_of(const std::filesystem::path& path) {
+  const LatentShard shard(path, LatentShard::Verify::full);
+  const ShardHeader& h = shard.header();
+  std::string content =
+      fmt::format("{} {} {} {} {} {} {} {} {} {} {} {} {} {}", shard.size(), h.fps, h.frames, h.height,
+                  h.width, h.source, h.fingerprint, h.space.vae_hash, h.space.text_hash,
+                  fmt::join(h.space.latents_mean, ","), fmt::join(h.space.latents_std, ","),
+                  h.space.text_length, h.space.text_dim, fmt::join(shard.latent_shape(), "x"));
+  for (int64_t i = 0; i < shard.size(); ++i) {
+    const LatentSample s = shard.sample(i);
+    content += fmt::format("|{} {} {} {} {} {} {} {} {} {} ", s.prompt, s.id, s.source_fps, s.start_seconds,
+                           s.source_height, s.source_width, s.crop.x0, s.crop.x1, s.crop.y0, s.crop.y1);
+    for (const at::Tensor& part : {s.latents, s.text})
+      content.append(static_cast<const char*>(part.const_data_ptr()), part.nbytes());
+  }
+  return content;
+}
+
 TEST_F(LatentShardTest, NoDamageCrashesOrGoesUnseen) {
   write_shard("a.h5", 2);
-  const std::string whole = slurp(file("a.h5"));
-  const auto read_all = [&] {
-    const LatentShard shard(file("b.h5"), LatentShard::Verify::full);
-    for (int64_t i = 0; i < shard.size(); ++i) shard.sample(i);
+  const std::string whole = slurp(file("a.h5")), expected = content_of(file("a.h5"));
+  int64_t refused = 0, unharmed = 0;
+  const auto check = [&](const std::string& damaged, const std::string& what) {
+    write("b.h5", damaged);
+    try {
+      EXPECT_TRUE(content_of(file("b.h5")) == expected) << what << " goes unseen";
+      ++unharmed;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::data) << what << ": " << error.what();
+      EXPECT_NE(std::string(error.what()).find("b.h5"), std::string::npos) << error.what();
+      ++refused;
+    }
   };
-  for (int64_t part = 0; part < 20; ++part) {
-    write("b.h5", whole.substr(0, whole.size() * static_cast<size_t>(part) / 20));
-    expect_failure(read_all, ExitCode::data, {"b.h5"});
+  for (size_t length = 0; length < whole.size(); length += 64)
+    check(whole.substr(0, length), fmt::format("cut to {} of {} bytes", length, whole.size()));
+  EXPECT_EQ(unharmed, 0) << "the end is missing";
+  const std::array<int, 3> masks{0x01, 0x80, 0xFF};
+  for (size_t i = 0; i < whole.size(); i += 7) {
+    std::string damaged = whole;
+    damaged[i] = static_cast<char>(damaged[i] ^ masks[i % masks.size()]);
+    check(damaged, fmt::format("byte {} changed by {:#x}", i, masks[i % masks.size()]));
   }
+  EXPECT_GT(unharmed, 0) << "what lies between the parts is not looked at";
+  EXPECT_GT(refused, 2 * unharmed);
 }
 
 TEST_F(LatentShardTest, WrongSamplesAreRefused) {

@@ -113,6 +113,47 @@ TEST_F(ManifestTest, EveryBadRecordIsNamedAndTheOthersAreKept) {
   }
 }
 
+/// Readers would disagree about which of the two holds; the other records are none the worse.
+TEST_F(ManifestTest, AFieldThatStandsTwiceSpoilsItsRecordAlone) {
+  const std::vector<std::pair<std::string, std::string>> twice{
+      {R"("path": "b.mp4")", "path"},
+      {R"("path": "a.mp4")", "path"},  // the same value too
+      {R"("video_path": "b.mp4")", "video_path"},
+      {R"("cap": ["y"])", "cap"},
+      {R"("text": "y")", "text"},
+      {R"("fps": 30)", "fps"},
+      {R"("num_frames": 9)", "num_frames"},
+      {R"("duration": 2)", "duration"},
+      {R"("resolution": {"height": 8, "width": 8})", "resolution"},
+      {R"("cut": [1, 2])", "cut"},
+      {R"("frame_idx": "1:2")", "frame_idx"},
+      {R"("crop": [0, 1, 0, 1])", "crop"},
+      {R"("aesthetic": 4)", "aesthetic"},
+      {R"("aes": 4)", "aes"}};
+  const std::string fields =
+      R"("path": "a.mp4", "cap": "x", "fps": 24, "num_frames": 65, "duration": 3, "resolution": {"height": 4, "width": 4},
+         "cut": [0, 9], "frame_idx": "0:9", "crop": [0, 4, 0, 4], "aesthetic": 5)";
+  std::string json = "[{" + fields + "}";
+  for (const auto& [field, name] : twice) json += ", {" + fields + ", " + field + "}";
+  json += R"(, {"path": "a.mp4", "cap": "x", "resolution": {"height": 4, "width": 4, "height": 8}})";
+  // What is not read may stand as often as it likes, and is no field's double inside another object.
+  json += R"(, {"path": "last.mp4", "cap": "l", "note": 1, "note": {"path": "b.mp4", "cap": "y", "cap": "z"},
+                "height": 3, "resolution": {"height": 4, "width": 5, "path": 1, "path": 2}}])";
+  const Manifest m = annotation(json);
+  ASSERT_EQ(m.records.size(), 2u);
+  EXPECT_EQ(m.records[0].id, "a.mp4");
+  EXPECT_EQ(m.records[1].id, "last.mp4");
+  EXPECT_EQ(m.records[1].captions, std::vector<std::string>{"l"});
+  EXPECT_EQ(m.records[1].height, 4);
+  ASSERT_EQ(m.rejected.size(), twice.size() + 1);
+  for (size_t i = 0; i < m.rejected.size(); ++i) {
+    const std::string name = i < twice.size() ? twice[i].second : "height";
+    EXPECT_EQ(m.rejected[i].reason, name + " (or another name of it) stands twice: keep one");
+    EXPECT_NE(m.rejected[i].where.find(fmt::format("anno.json record {} (", i + 2)), std::string::npos)
+        << m.rejected[i].where;
+  }
+}
+
 TEST_F(ManifestTest, DamagedAnnotationsAreErrors) {
   const auto read = [&](const std::string& json) { return [this, json] { annotation(json); }; };
   const std::string whole = R"([{"path": "a.mp4", "cap": "x"}, {"path": "b.mp4", "cap": "y"}])";

@@ -5,6 +5,8 @@ Environment: SURGERY_BINARY, the program; SURGERY_SOURCE.
 import json
 import pathlib
 import re
+import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -51,10 +53,16 @@ def wide(tmp_path_factory):
     return folder / "model"
 
 
-def anonymous_peak(arguments):
+def start(arguments, data_limit=None, **options):
+    """A program whose private writable memory, in use or not, the system keeps below data_limit bytes."""
+    limit = lambda: resource.setrlimit(resource.RLIMIT_DATA, (data_limit, data_limit))
+    return subprocess.Popen([BINARY, *map(str, arguments)], env=environment(), stdout=subprocess.PIPE,
+                            preexec_fn=limit if data_limit else None, text=True, **options)
+
+
+def anonymous_peak(arguments, data_limit=None):
     """The most anonymous memory a program holds while it runs, bytes, looked at every few milliseconds."""
-    child = subprocess.Popen([BINARY, *map(str, arguments)], env=environment(), stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, text=True)
+    child = start(arguments, data_limit, stderr=subprocess.STDOUT)
     peak = 0
     while child.poll() is None:
         try:
@@ -86,22 +94,45 @@ def test_a_forward_holds_two_blocks_at_a_time(wide, tmp_path):
     assert peaks["yes"] < peaks["no"] - 9 * BLOCK
 
 
-def test_trajectories_and_a_block_are_made_within_a_limit_that_the_weights_exceed(wide, tmp_path):
-    """auto streams by run.memory_limit_gib; the run's whole process stays below the weights alone."""
-    config = json.loads((wide / "transformer/config.json").read_text())
-    assert config["num_layers"] == 12
+# The file's map counts too, being private and writable: six blocks' worth, since it is bf16. Of the ten left, what streams
+# takes less than seven; the weights are twelve.
+DATA_LIMIT = 16 * BLOCK
+
+
+@pytest.fixture(scope="module")
+def streamed(wide, tmp_path_factory):
+    """A run's options, and its peaks: auto streams by run.memory_limit_gib, and the system holds it to DATA_LIMIT."""
+    directory = tmp_path_factory.mktemp("streamed") / "run"
     limit = 12 * BLOCK / 2**30  # the weights, nothing beside them
-    options = [f"--model.path={TEACHER}", f"--model.transformer={wide}", f"--run.directory={tmp_path}/run",
+    options = [f"--model.path={TEACHER}", f"--model.transformer={wide}", f"--run.directory={directory}",
                f"--run.memory_limit_gib={limit:.3f}", "--run.threads=1", "--trajectories.count=1",
                "--trajectories.held_out=1", "--trajectories.steps=5", "--trajectories.frames=1",
                "--trajectories.height=32", "--trajectories.width=32", "--distill.rates=2,linear",
                "--distill.blocks_per_unit=1", "--distill.held_out_timesteps=1"]
     plan = subprocess.run([BINARY, "plan", *options], capture_output=True, text=True)
     assert "streamed from their files" in plan.stdout, plan.stdout + plan.stderr
-    trajectories = anonymous_peak(["cache", *options])
-    assert len(list((tmp_path / "run/cache").glob("*.h5"))) == 2
-    distilled = anonymous_peak(["distill", *options])
-    assert len(list((tmp_path / "run/distill").glob("*.h5"))) == 12
-    print(f"trajectories {trajectories / 1e6:.0f} MB, distillation {distilled / 1e6:.0f} MB, "
-          f"weights {12 * BLOCK / 1e6:.0f} MB")
-    assert max(trajectories, distilled) < 7 * BLOCK
+    peaks = {"cache": anonymous_peak(["cache", *options], DATA_LIMIT)}
+    assert len(list((directory / "cache").glob("*.h5"))) == 2
+    peaks["distill"] = anonymous_peak(["distill", *options], DATA_LIMIT)
+    assert len(list((directory / "distill").glob("*.h5"))) == 12
+    print({stage: f"{peak / 1e6:.0f} MB" for stage, peak in peaks.items()}, f"weights {12 * BLOCK / 1e6:.0f} MB")
+    return directory, options, peaks
+
+
+def test_trajectories_and_blocks_are_made_within_a_limit_that_the_weights_exceed(streamed):
+    _, _, peaks = streamed
+    assert peaks["cache"] < 5 * BLOCK
+    assert peaks["distill"] < 7 * BLOCK
+
+
+@pytest.mark.parametrize("stage", ["cache", "distill"])
+def test_without_streaming_the_same_limit_is_exceeded(streamed, stage, tmp_path):
+    made, options, _ = streamed
+    directory = tmp_path / "run"
+    shutil.copytree(made, directory)
+    shutil.rmtree(directory / stage)  # or nothing would be left to do
+    child = start([stage, *options, f"--run.directory={directory}", "--model.stream=no"], DATA_LIMIT, stderr=subprocess.PIPE)
+    message = child.communicate()[1]
+    assert child.returncode > 0 and child.returncode != 75, message  # by itself, and not as if it were to be continued
+    assert re.search(r"^rank 0, .*can't allocate memory: you tried to allocate \d+ bytes", message, re.M), message
+    assert not list((directory / stage).glob("*.h5"))

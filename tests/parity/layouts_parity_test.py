@@ -205,6 +205,70 @@ def test_sizes_follow_from_the_tensors(tmp_path):
     assert same(forward(tmp_path / "umt5.safetensors", "text", tmp_path), forward(tmp_path / "model", "text", tmp_path))
 
 
+# ---- as the original repository has it: VAE and umT5 written by torch.save
+
+PICKLES = {"Wan2.1_VAE": torch.float32, "models_t5_umt5-xxl-enc-bf16": torch.bfloat16}
+
+
+@pytest.fixture(scope="module")
+def downloaded(tmp_path_factory):
+    """A random model in diffusers' layout, and the original's folder of the same weights."""
+    folder = tmp_path_factory.mktemp("downloaded")
+    torch.manual_seed(0)
+    vocabulary = json.loads((TEACHER / "text_encoder/config.json").read_text())["vocab_size"]
+    parts = {"transformer": WanTransformer3DModel(num_layers=2, num_attention_heads=2, attention_head_dim=128, ffn_dim=96,
+                                                  text_dim=40, freq_dim=64, in_channels=16, out_channels=16),
+             "vae": AutoencoderKLWan(base_dim=4),
+             "text_encoder": UMT5EncoderModel(UMT5Config(vocab_size=vocabulary, d_model=40, d_kv=8, d_ff=48, num_layers=3,
+                                                         num_heads=5, feed_forward_proj="gated-gelu")).bfloat16()}
+    for part, module in parts.items():
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)  # no two tensors are equal
+        module.save_pretrained(folder / "diffusers" / part)
+    shutil.copytree(TEACHER / "tokenizer", folder / "diffusers/tokenizer")
+    wan = export(folder / "diffusers", folder / "Wan2.1-T2V", "wan", "--dtype=fp32")
+    (wan / "models_t5_umt5-xxl-enc-fp32.safetensors").rename(wan / "models_t5_umt5-xxl-enc-bf16.safetensors")
+    for stem, dtype in PICKLES.items():
+        file = wan / f"{stem}.safetensors"
+        torch.save({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file.with_suffix(".pth"))
+        file.unlink()
+    return folder / "diffusers", wan
+
+
+def test_the_downloaded_folder_is_the_originals(downloaded):
+    model, wan = downloaded
+    assert sorted(path.name for path in wan.iterdir()) == [
+        "Wan2.1_VAE.pth", "config.json", WEIGHTS, "google", "models_t5_umt5-xxl-enc-bf16.pth"]
+    vae, text = [torch.load(wan / f"{name}.pth", weights_only=True) for name in PICKLES]
+    assert equal(convert_wan_vae_to_diffusers(vae), load_file(model / "vae" / WEIGHTS))
+    expected = load_file(model / "text_encoder/model.safetensors")
+    assert len(text) == len(expected) and {tensor.dtype for tensor in text.values()} == {torch.bfloat16}
+    assert torch.equal(text["blocks.2.attn.q.weight"], expected["encoder.block.2.layer.0.SelfAttention.q.weight"])
+
+
+@pytest.mark.parametrize("component, options", [
+    ("transformer", []), ("vae-encode", []), ("vae-decode", []), ("text", []), ("text", ["--precision=bf16"])],
+    ids=["transformer", "vae-encode", "vae-decode", "text", "text-bf16"])
+def test_pickled_weights_compute_alike(downloaded, component, options, tmp_path):
+    model, wan = downloaded
+    expected = forward(model, component, tmp_path, *options, text_dim=40)
+    assert same(forward(wan, component, tmp_path, *options, text_dim=40), expected)
+    files = {"vae-encode": "Wan2.1_VAE.pth", "vae-decode": "Wan2.1_VAE.pth", "text": "models_t5_umt5-xxl-enc-bf16.pth"}
+    if component in files:
+        assert same(forward(wan / files[component], component, tmp_path, *options, text_dim=40), expected)
+
+
+def test_pickled_weights_are_exported_to_diffusers(downloaded, tmp_path):
+    model, wan = downloaded
+    back = export(wan, tmp_path / "back", "diffusers", "--dtype=fp32")
+    for part, file in {"transformer": WEIGHTS, "vae": WEIGHTS, "text_encoder": "model.safetensors"}.items():
+        expected = {name: tensor.float() for name, tensor in load_file(model / part / file).items()}
+        assert equal(load_file(back / part / file), expected), part
+    assert AutoencoderKLWan.from_pretrained(back / "vae").config.base_dim == 4
+    assert (back / "tokenizer/spiece.model").read_bytes() == (TEACHER / "tokenizer/spiece.model").read_bytes()
+
+
 # ---- a model round-trips through every pair of layouts
 
 TYPES = ["fp32", "bf16", "fp16"]

@@ -103,10 +103,10 @@ TEST(Hdf5File, TruncatedFilesAreRefused) {
   }
 }
 
-/// A foreign file whose one dataset "x" of `bytes` bytes is laid out by `creation`, never written.
-void write_foreign(const std::filesystem::path& path, hsize_t bytes, hid_t creation) {
+/// A foreign file whose one dataset "x" of bytes is laid out by `creation`, never written.
+void write_foreign(const std::filesystem::path& path, const std::vector<hsize_t>& shape, hid_t creation) {
   const hid_t file = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT),
-              space = H5Screate_simple(1, &bytes, nullptr),
+              space = H5Screate_simple(static_cast<int>(shape.size()), shape.data(), nullptr),
               dataset = H5Dcreate2(file, "x", H5T_STD_U8LE, space, H5P_DEFAULT, creation, H5P_DEFAULT);
   EXPECT_GE(dataset, 0);
   H5Dclose(dataset), H5Sclose(space), H5Fclose(file), H5Pclose(creation);
@@ -120,19 +120,21 @@ TEST(Hdf5File, WhatTheFileDoesNotHoldIsNotAllocated) {
     expect_error(ExitCode::data, message, [&] { hdf5_format(folder / "x.h5"); });
   };
   const auto creation = [] { return H5Pcreate(H5P_DATASET_CREATE); };
-  write_foreign(folder / "x.h5", hsize_t{1} << 40, creation());  // a tebibyte that was never written
+  write_foreign(folder / "x.h5", {hsize_t{1} << 40}, creation());  // a tebibyte that was never written
   refused("reaches beyond the end of the file");
+  write_foreign(folder / "x.h5", {0, hsize_t{1} << 62, hsize_t{1} << 62}, creation());
+  refused("a shape is too large");
   const hid_t packed = creation();
   const hsize_t chunk = 1 << 30;
   H5Pset_chunk(packed, 1, &chunk), H5Pset_deflate(packed, 9);
-  write_foreign(folder / "x.h5", hsize_t{1} << 40, packed);
+  write_foreign(folder / "x.h5", {hsize_t{1} << 40}, packed);
   refused("not stored in one piece");
   write_raw(folder / "secret", std::string(64, 's'));
   const hid_t elsewhere = creation();
   H5Pset_external(elsewhere, (folder / "secret").c_str(), 0, 64);
-  write_foreign(folder / "x.h5", 64, elsewhere);
+  write_foreign(folder / "x.h5", {64}, elsewhere);
   refused("not stored in one piece");
-  write_foreign(folder / "other.h5", 64, creation());
+  write_foreign(folder / "other.h5", {64}, creation());
   const hid_t file = H5Fcreate((folder / "x.h5").c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
   H5Lcreate_external((folder / "other.h5").c_str(), "/x", file, "link", H5P_DEFAULT, H5P_DEFAULT);
   H5Fclose(file);
