@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the build needs, once: Debian packages (as root, or by sudo without a password) and a Python environment
-# that holds the pinned LibTorch. With --tests also what the tests compare with, with --fuzz also clang and libFuzzer.
-# Repeated calls take a moment.
+# that holds the pinned LibTorch. With --tests also what the tests compare with, clang and libFuzzer; with --fuzz also
+# clang and libFuzzer alone. Repeated calls take a moment.
 #
 #   eval "$(launch/setup.sh [--tests|--fuzz])"      # sets SURGERY_TORCH_DIR and SURGERY_PYTHON
 #
@@ -17,7 +17,7 @@ kind=build
 packages=()
 case "${1:-}" in
   "") ;;
-  --tests) requirements+=("$root/tests/requirements.txt"); packages=(slurm-wlm munge); kind=tests ;;
+  --tests) requirements+=("$root/tests/requirements.txt"); packages=(slurm-wlm munge clang-14 libclang-rt-14-dev); kind=tests ;;
   --fuzz) packages=(clang-14 libclang-rt-14-dev) ;;
   *) echo "setup.sh: unknown option $1 (--tests and --fuzz are known)" >&2; exit 64 ;;
 esac

@@ -1,170 +1,126 @@
-#include <fuzzer/FuzzedDataProvider.h>
-
-#include <filesystem>
+#include <algorithm>
 #include <fstream>
 
 #include "data/latent_shard.h"
-#include "memory_file.h"
-#include "storage/hdf5_file.h"
+#include "fuzz.h"
+#include "hdf5_content.h"
 
 namespace {
 
 using namespace surgery;
 
-constexpr int64_t kSamples = 2, kChannels = 3, kRows = 3, kTextDim = 2;
+const char* const kPath = "shard.h5";
 
-/// One attribute or dataset of a shard that is as it should be.
-struct Part {
-  const char* name;
-  at::Tensor tensor;  ///< a dataset
-  int64_t integer = 0;
-  double real = 0;
-  std::string text;
-  enum class Kind { integer, real, text, dataset } kind;
-};
-
-Part integer(const char* name, int64_t value) {
-  return {name, {}, value, 0, "", Part::Kind::integer};
-}
-Part text(const char* name, const std::string& value) {
-  return {name, {}, 0, 0, value, Part::Kind::text};
-}
-Part dataset(const char* name, const at::Tensor& value) {
-  return {name, value, 0, 0, "", Part::Kind::dataset};
+at::Tensor whole_numbers(FuzzedDataProvider& input, const std::vector<int64_t>& shape) {
+  return at::full(shape, input.ConsumeIntegral<int8_t>(), at::kFloat);
 }
 
-const std::vector<Part>& parts() {
-  static const std::vector<Part> all{
-      integer("latent_normalized", 1),
-      integer("samples", kSamples),
-      {"fps", {}, 0, 16, "", Part::Kind::real},
-      integer("num_frames", 1),
-      integer("height", 16),
-      integer("width", 16),
-      integer("text_len", 4),
-      integer("text_dim", kTextDim),
-      text("vae_hash", "a"),
-      text("text_hash", "b"),
-      text("source", "c"),
-      text("fingerprint", "d"),
-      dataset("latent_mean", at::zeros({kChannels}, at::kDouble)),
-      dataset("latent_std", at::ones({kChannels}, at::kDouble)),
-      dataset("latents", at::ones({kSamples, kChannels, 1, 2, 2}, at::kBFloat16)),
-      dataset("text/data", at::ones({kRows, kTextDim}, at::kBFloat16)),
-      dataset("text/offsets", at::tensor({0, 1, 3}, at::kLong)),
-      dataset("prompt/bytes", at::full({4}, 65, at::kByte)),
-      dataset("prompt/offsets", at::tensor({0, 2, 4}, at::kLong)),
-      dataset("meta/id/bytes", at::full({2}, 66, at::kByte)),
-      dataset("meta/id/offsets", at::tensor({0, 1, 2}, at::kLong)),
-      dataset("meta/src_fps", at::full({kSamples}, 16.0, at::kDouble)),
-      dataset("meta/start_s", at::zeros({kSamples}, at::kDouble)),
-      dataset("meta/src_size", at::full({kSamples, 2}, 16, at::kInt)),
-      dataset("meta/crop", at::zeros({kSamples, 4}, at::kInt)),
-      dataset("meta/xxh128", at::zeros({kSamples, 2, 16}, at::kByte))};
-  return all;
+/// Writes a shard of up to three samples as encoding does, with all checksums.
+std::vector<LatentSample> write_shard(FuzzedDataProvider& input) {
+  ShardHeader header;
+  const auto channels = input.ConsumeIntegralInRange<int64_t>(1, 3);
+  header.space = {.vae_hash = "a",
+                  .text_hash = "b",
+                  .latents_mean = std::vector<double>(static_cast<size_t>(channels), 0.5),
+                  .latents_std = std::vector<double>(static_cast<size_t>(channels), 2),
+                  .text_length = 4,
+                  .text_dim = input.ConsumeIntegralInRange<int64_t>(1, 3)};
+  const std::vector<int64_t> shape{channels, 1, 2, input.ConsumeIntegralInRange<int64_t>(1, 3)};
+  std::vector<LatentSample> samples(input.ConsumeIntegralInRange<size_t>(0, 3));
+  LatentShardWriter writer(kPath, header);
+  for (LatentSample& sample : samples) {
+    sample.latents = whole_numbers(input, shape);
+    sample.text = whole_numbers(input, {input.ConsumeIntegralInRange<int64_t>(1, 4), header.space.text_dim});
+    sample.prompt = input.ConsumeRandomLengthString(8);
+    sample.id = input.ConsumeRandomLengthString(8);
+    sample.source_fps = input.ConsumeIntegral<uint8_t>();
+    sample.source_height = sample.source_width = input.ConsumeIntegral<uint8_t>();
+    sample.crop = {1, 2, 3, input.ConsumeIntegral<int32_t>()};
+    writer.add(sample);
+  }
+  writer.commit();
+  return samples;
 }
 
-int64_t odd_integer(FuzzedDataProvider& input) {
-  return input.PickValueInArray<int64_t>(
-      {-1, 0, 1, 2, 3, 5, 1 << 20, INT64_MAX, INT64_MIN, input.ConsumeIntegral<int64_t>()});
+void alter(Hdf5Content::Attribute& attribute, FuzzedDataProvider& input) {
+  const bool other_kind = input.ConsumeBool();
+  attribute =
+      odd_attribute(input, other_kind ? input.ConsumeIntegralInRange<size_t>(0, 2) : attribute.index());
 }
 
-at::Tensor odd_tensor(FuzzedDataProvider& input, const at::Tensor& good) {
-  auto dtype = good.scalar_type();
+void alter(at::Tensor& tensor, FuzzedDataProvider& input) {
+  if (input.ConsumeBool() || tensor.nbytes() == 0) {
+    tensor = odd_tensor(input, tensor.scalar_type(), tensor.sizes().vec());
+  } else {
+    const auto place = input.ConsumeIntegralInRange<size_t>(0, tensor.nbytes() - 1);
+    static_cast<uint8_t*>(tensor.data_ptr())[place] = input.ConsumeIntegral<uint8_t>();
+  }
+}
+
+/// Leaves out or changes one attribute or dataset.
+void alter_one(Hdf5Content& content, FuzzedDataProvider& input) {
+  const auto change = [&](auto& parts) {
+    if (parts.empty()) return;
+    const auto part =
+        std::next(parts.begin(), input.ConsumeIntegralInRange<int>(0, static_cast<int>(parts.size()) - 1));
+    if (input.ConsumeIntegralInRange<int>(0, 7) == 1)
+      parts.erase(part);
+    else
+      alter(part->second, input);
+  };
   if (input.ConsumeBool())
-    dtype = input.PickValueInArray({at::kDouble, at::kFloat, at::kBFloat16, at::kLong, at::kInt, at::kByte});
-  std::vector<int64_t> shape = good.sizes().vec();
-  if (input.ConsumeBool()) {
-    shape.resize(input.ConsumeIntegralInRange<size_t>(0, 6));
-    for (int64_t& size : shape) size = input.ConsumeIntegralInRange<int64_t>(0, 4);
-  }
-  at::Tensor tensor = at::empty(shape, dtype);
-  auto bytes = input.ConsumeBytes<uint8_t>(tensor.nbytes());
-  bytes.resize(tensor.nbytes());
-  if (!bytes.empty()) std::memcpy(tensor.data_ptr(), bytes.data(), bytes.size());
-  return tensor;
-}
-
-void write_part(Hdf5Writer& file, const Part& part, FuzzedDataProvider& input) {
-  enum { as_it_is, left_out, other_value, other_kind };
-  const int change = input.ConsumeIntegralInRange<int>(0, 15);
-  if (change == left_out) return;
-  Part::Kind kind = part.kind;
-  if (change == other_kind && kind != Part::Kind::dataset)
-    kind = static_cast<Part::Kind>(input.ConsumeIntegralInRange<int>(0, 2));
-  const bool other = change == other_value || change == other_kind;
-  if (kind == Part::Kind::integer) file.attribute(part.name, other ? odd_integer(input) : part.integer);
-  if (kind == Part::Kind::real)
-    file.attribute(part.name, other ? input.ConsumeFloatingPoint<double>() : part.real);
-  if (kind == Part::Kind::text)
-    file.attribute(part.name, other ? input.ConsumeRandomLengthString(20) : part.text);
-  if (kind == Part::Kind::dataset)
-    file.dataset(part.name, other ? odd_tensor(input, part.tensor) : part.tensor);
-}
-
-/// A file that is whole, with a valid checksum, and holds what the input chooses. False for what the writer
-/// refuses (text with a NUL, ...).
-bool write_chosen(const std::filesystem::path& path, const uint8_t* data, size_t size) {
-  FuzzedDataProvider input(data, size);
-  try {
-    Hdf5Writer file(path, "surgery-latents", 1);
-    for (const Part& part : parts()) write_part(file, part, input);
-    file.commit();
-    return true;
-  } catch (const Error& error) {
-    require(error.code() == ExitCode::data || error.code() == ExitCode::internal);
-    return false;
-  }
+    change(content.datasets);
+  else
+    change(content.attributes);
 }
 
 /// All that a reader of a shard asks for.
-void read_shard(const std::filesystem::path& path) {
-  const LatentShard shard(path);
+std::vector<LatentSample> read_shard() {
+  const LatentShard shard(kPath);
+  std::vector<LatentSample> samples;
   for (int64_t i = 0; i < shard.size(); ++i) {
-    const LatentSample sample = shard.sample(i);
-    require(sample.latents.sizes().vec() == shard.latent_shape());
-    require(sample.text.dim() == 2 && sample.text.size(1) == shard.header().space.text_dim);
+    samples.push_back(shard.sample(i));
+    require(samples.back().latents.sizes().vec() == shard.latent_shape());
+    require(samples.back().text.dim() == 2 && samples.back().text.size(1) == shard.header().space.text_dim);
   }
+  return samples;
 }
 
-/// A folder in memory, removed at the end.
-const std::filesystem::path& scratch() {
-  struct Folder {
-    Folder() {
-      char name[] = "/dev/shm/surgery-fuzz-XXXXXX";
-      require(mkdtemp(name) != nullptr);
-      path = name;
-    }
-    ~Folder() { std::filesystem::remove_all(path); }
-    std::filesystem::path path;
-  };
-  static const Folder folder;
-  return folder.path;
+bool equal(const LatentSample& a, const LatentSample& b) {
+  return same(a.latents, b.latents) && same(a.text, b.text) && a.prompt == b.prompt && a.id == b.id &&
+         a.source_fps == b.source_fps && a.start_seconds == b.start_seconds &&
+         a.source_height == b.source_height && a.source_width == b.source_width && a.crop == b.crop;
 }
 
 }  // namespace
 
-/// Writes the inputs to start from, one a kind of input, to $SURGERY_FUZZ_SEEDS.
+/// Writes an input to start from, a shard of samples, to $SURGERY_FUZZ_SEEDS.
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
+  const std::string whole(100, '\2');
+  FuzzedDataProvider input(reinterpret_cast<const uint8_t*>(whole.data()), whole.size());
+  require(write_shard(input).size() == 2 && read_shard().size() == 2);
   if (const char* seeds = std::getenv("SURGERY_FUZZ_SEEDS")) {
     std::filesystem::create_directories(seeds);
-    const auto whole = scratch() / "whole.h5";
-    require(write_chosen(whole, nullptr, 0));
-    std::ifstream file(whole, std::ios::binary);
-    std::ofstream(std::filesystem::path(seeds) / "whole", std::ios::binary) << '\0' << file.rdbuf();
-    std::ofstream(std::filesystem::path(seeds) / "chosen") << std::string(64, '\1');
+    std::ofstream(std::filesystem::path(seeds) / "whole") << whole;
   }
   return 0;
 }
 
-/// The header of a latent shard. After a 0: the file's bytes; after anything else: what a whole file holds.
+/// The content of a shard: one that encoding wrote is read as it was written; one that was changed is read or
+/// refused. Without files: those are hdf5_fuzz.cpp's.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  if (size == 0) return 0;
-  if (data[0] == 0) {
-    const MemoryFile file(data + 1, size - 1);
-    return fuzz(data, size, [&](std::span<const std::byte>) { read_shard(file.path()); });
-  }
-  const auto path = scratch() / "chosen.h5";
-  if (!write_chosen(path, data + 1, size - 1)) return 0;
-  return fuzz(data, size, [&](std::span<const std::byte>) { read_shard(path); });
+  return fuzz(data, size, [&](std::span<const std::byte>) {
+    FuzzedDataProvider input(data, size);
+    const std::vector<LatentSample> written = write_shard(input);
+    const auto changes = input.ConsumeIntegralInRange<int>(0, 7);
+    for (int i = 0; i < changes; ++i) alter_one(hdf5_files()[kPath], input);
+    std::vector<LatentSample> read;
+    try {
+      read = read_shard();
+    } catch (const Error&) {
+      require(changes > 0);
+      throw;
+    }
+    require(changes > 0 || std::ranges::equal(read, written, equal));
+  });
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Fuzzes the readers of foreign files with libFuzzer under AddressSanitizer and UBSan: safetensors, torch.save archives,
-# their pickles alone, tar archives, strict JSON; config.json of the model's parts, annotations of videos, headers of latent shards. The
-# last three need LibTorch and a release build (launch/build.sh): only the readers themselves are compiled anew for them.
+# their pickles alone, tar archives, strict JSON; config.json of the model's parts, annotations of videos and listings of
+# them, HDF5 files, the content of latent shards. The last five need LibTorch and a release build (launch/build.sh): only
+# the readers themselves are compiled anew for them.
 #
 #   tests/fuzz/run.sh [RUNS] [TARGET...]            inputs for each target (default 1,000,000); all targets by default
 #   tests/fuzz/run.sh --seconds N [TARGET...]       the same by time
@@ -25,7 +26,7 @@ elif [[ ${1:-} =~ ^[0-9]+$ ]]; then
   shift
 fi
 targets=("$@")
-((${#targets[@]})) || targets=(safetensors torch_file pickle tar strict_json config_json annotation latent_shard)
+((${#targets[@]})) || targets=(safetensors torch_file pickle tar strict_json config_json annotation listing hdf5 latent_shard)
 for target in "${targets[@]}"; do
   [[ -e tests/fuzz/${target}_fuzz.cpp ]] || { echo "run.sh: no target $target in tests/fuzz" >&2; exit 64; }
 done
@@ -57,15 +58,20 @@ compile() {
 plain=(src/base/{errors,log,text,utf8}.cpp
        src/storage/{atomic_file,dtype,mapped_file,pickle,safetensors,strict_json,tar_archive,torch_content,zip_archive}.cpp)
 # What the targets that use LibTorch fuzz; the rest comes from the build of the program.
-on_torch=(src/storage/{hdf5_library,hdf5_reader,strict_json}.cpp src/data/{annotation_handler,latent_shard,manifest}.cpp
+on_torch=(src/storage/{hdf5_library,hdf5_reader,strict_json}.cpp src/data/{annotation_handler,manifest}.cpp
           src/wan/{text_encoder,transformer,vae}_config.cpp)
-uses_torch() { [[ $1 == config_json || $1 == annotation || $1 == latent_shard ]]; }
+of_shard=(src/data/latent_shard.cpp tests/fuzz/hdf5_in_memory.cpp)  # instead of the reader and the writer of files
+uses_torch() { [[ $1 == config_json || $1 == annotation || $1 == listing || $1 == hdf5 || $1 == latent_shard ]]; }
+sources_of() {
+  if [[ $1 == latent_shard ]]; then printf '%s\n' "${of_shard[@]}"
+  elif uses_torch "$1"; then printf '%s\n' "${on_torch[@]}"
+  else printf '%s\n' "${plain[@]}"; fi
+}
 object_of() { echo "$out/objects/$(basename "$1" .cpp).o"; }
-objects_of() { for source in "$@"; do object_of "$source"; done; }
+objects_of() { for source in $(sources_of "$1"); do object_of "$source"; done; }
 sources=()
 for target in "${targets[@]}"; do
-  sources+=("tests/fuzz/${target}_fuzz.cpp")
-  if uses_torch "$target"; then sources+=("${on_torch[@]}"); else sources+=("${plain[@]}"); fi
+  sources+=("tests/fuzz/${target}_fuzz.cpp" $(sources_of "$target"))
 done
 mapfile -t sources < <(printf '%s\n' "${sources[@]}" | sort -u)
 running=()
@@ -79,29 +85,32 @@ for job in "${running[@]}"; do wait "$job"; done
 
 # link TARGET
 link() {
-  local parts=() libraries=()
+  local parts libraries=()
+  mapfile -t parts < <(objects_of "$1")
   if uses_torch "$1"; then
-    mapfile -t parts < <(objects_of "${on_torch[@]}")
     local floor
     for floor in data wan attention parallel storage base; do libraries+=("build/release/src/libsurgery_$floor.a"); done
     libraries=(-Wl,--start-group "${libraries[@]}" -Wl,--end-group -L"$SURGERY_TORCH_DIR/lib" "-Wl,-rpath,$SURGERY_TORCH_DIR/lib"
       -ltorch_cpu -lc10 $(pkg-config --libs hdf5 sentencepiece libavformat libavcodec libavutil libswscale) -lmpi -lxxhash)
-  else
-    mapfile -t parts < <(objects_of "${plain[@]}")
   fi
   "$compiler" -fsanitize=fuzzer,address,undefined "$out/objects/$1_fuzz.o" "${parts[@]}" "${libraries[@]}" -o "$out/$1"
 }
 
+for target in "${targets[@]}"; do link "$target"; done
+flock -u 9  # a long run keeps no other waiting
+
 export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
 for target in "${targets[@]}"; do
-  link "$target"
   mkdir -p "$out/corpus/$target" "$out/seeds/$target"
   limits=(-max_len=4096 -malloc_limit_mb=2)
-  [[ $target != latent_shard ]] || limits=(-max_len=32768 -malloc_limit_mb=16)  # a whole file of HDF5, and the library's buffers
+  [[ $target != hdf5 ]] || limits=(-max_len=32768 -malloc_limit_mb=16)  # a whole file of HDF5, and the library's buffers
   echo "== $target"
-  if ! SURGERY_FUZZ_SEEDS="$out/seeds/$target" "$out/$target" "$stop" "${limits[@]}" -timeout=10 -rss_limit_mb=1024 -dict="$out/seeds/words" \
+  log=$(mktemp "$out/$target-XXXXXX.log") failed=0
+  SURGERY_FUZZ_SEEDS="$out/seeds/$target" "$out/$target" "$stop" "${limits[@]}" -timeout=10 -rss_limit_mb=1024 -dict="$out/seeds/words" \
     -artifact_prefix="$out/$target-" -print_final_stats=1 -verbosity=0 -print_funcs=0 \
-    "$out/corpus/$target" "$out/seeds/$target" >"$out/$target.log" 2>&1; then
+    "$out/corpus/$target" "$out/seeds/$target" >"$log" 2>&1 || failed=1
+  mv "$log" "$out/$target.log"
+  if ((failed)); then
     tail -n 60 "$out/$target.log"
     echo "run.sh: $target failed; its log is $out/$target.log" >&2
     exit 1

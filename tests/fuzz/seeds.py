@@ -109,6 +109,31 @@ def container(header, data_bytes):
     return len(text).to_bytes(8, "little") + text + bytes(data_bytes)
 
 
+def configurations():
+    """name -> config.json: those of the published models, the original's form, a hybrid one."""
+    models = pathlib.Path(__file__).parents[2] / "configs/models"
+    files = {"-".join(path.parts[-3:-1]): path.read_bytes() for path in sorted(models.glob("*/*/config.json"))}
+    files = {name: content for name, content in files.items() if len(content) <= 4096}
+    wan = {"_class_name": "WanModel", "dim": 1536, "eps": 1e-06, "ffn_dim": 8960, "freq_dim": 256, "in_dim": 16,
+           "model_type": "t2v", "num_heads": 12, "num_layers": 30, "out_dim": 16, "text_len": 512}
+    hybrid = {"rates": [1, 2, "linear"], "phi_degree": 2, "phi_layers": 2, "phi_hidden_activation": "gelu",
+              "phi_output_activation": "softplus", "stabilizer": "lse"}
+    return files | {name: json.dumps(value).encode() for name, value in
+                    {"wan": wan, "hybrid": wan | {"num_layers": 3, "hybrid": hybrid}}.items()}
+
+
+def annotations():
+    """name -> annotation: as Open-Sora Plan publishes them, the other names of its keys, records to leave out."""
+    published = [{"path": "part/a_segment_0.mp4", "cap": ["one", "two"], "resolution": {"height": 720, "width": 1280},
+                  "num_frames": 343, "fps": 29.97, "duration": 11.44, "aesthetic": 5.1, "motion": None, "tech": [1, {"a": 2}]},
+                 {"path": "b.mp4", "cap": "é", "frame_idx": "5:69", "crop": [4, 100, 8, 60]}]
+    others = [{"video": "c.webm", "caption": "d", "cut": [10, 75]}, {"video_path": "e.mkv", "prompt": "f", "aes": -1},
+              {"file_name": "./g/../h.gif", "text": ["i"]}]
+    bad = [{"path": "../a.mp4", "cap": "x"}, {"path": "a.mp4"}, {"path": 5, "cap": {"en": "x"}}, [1], "a.mp4", None]
+    return {name: json.dumps(value, ensure_ascii=False).encode() for name, value in
+            {"published": published, "others": others, "bad": bad}.items()}
+
+
 def seeds():
     """target -> name -> bytes"""
     entry = lambda dtype, shape, begin, end: {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
@@ -118,7 +143,10 @@ def seeds():
     texts = ['{}', '[1,-2.5e3,true,null,"\\u00e9\\ud83d\\ude00"]', '{"a":{"b":[{"c":"d"}]},"e":"é"}', '18446744073709551615']
     pickles = {f"{name}-{protocol}": pickled(value, protocol) for name, value in state_dicts().items()
                for protocol in (2, 4, 5)}
-    return {"safetensors": safetensors, "strict_json": {str(i): text.encode() for i, text in enumerate(texts)},
+    listings = ["a,a.json\n", "a/b,a.json\n\n.,./a.json\r\n ,\ta.json", "a,none.json", "a,b.pkl", "a", "a,b,c"]
+    return {"config_json": configurations(), "annotation": annotations(),
+            "listing": {str(i): text.encode() for i, text in enumerate(listings)},
+            "safetensors": safetensors, "strict_json": {str(i): text.encode() for i, text in enumerate(texts)},
             "pickle": pickles, "tar": tars(), "torch_file": {name: archived(content) for name, content in pickles.items()}}
 
 
@@ -128,12 +156,26 @@ WORDS = ["9 path=a\n", "9 size=1\n", "GNU.sparse.major", "ustar  \0", "ustar\x00
          "\x7f\xff\xff\xff\xff\xff\xff\xff", "\\ud800", "18446744073709551615"]
 
 
+def json_words(value):
+    """The keys and the texts of a JSON value, quoted, ASCII alone."""
+    if isinstance(value, dict):
+        return {json.dumps(key) for key in value}.union(*map(json_words, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(json_words, value))
+    return {json.dumps(value)} if isinstance(value, str) and value.isascii() else set()
+
+
+def words():
+    texts = [*configurations().values(), *annotations().values()]
+    return WORDS + sorted(set().union(*(json_words(json.loads(text)) for text in texts))) + [",a.json\n"]
+
+
 def main(folder):
     for target, inputs in seeds().items():
         (folder / target).mkdir(parents=True, exist_ok=True)
         for name, content in inputs.items():
             (folder / target / name).write_bytes(content)
-    escaped = ("".join(c if c.isascii() and (c.isalnum() or c in "._/") else f"\\x{ord(c):02x}" for c in word) for word in WORDS)
+    escaped = ("".join(c if c.isascii() and (c.isalnum() or c in "._/") else f"\\x{ord(c):02x}" for c in word) for word in words())
     (folder / "words").write_text("".join(f'"{word}"\n' for word in escaped))
 
 
