@@ -1,6 +1,7 @@
 """The whole recipe at a reduced size, run as its user does; what several tests start from."""
 
 import hashlib
+import json
 import os
 import pathlib
 import subprocess
@@ -43,6 +44,27 @@ def run(directory, ranks, *options, stage="run"):
                             text=True, timeout=600)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
+
+
+def finetuned(directory, iteration):
+    """name -> array of a finetuning's checkpoint: parameter.NAME, exp_avg.NAME, exp_avg_sq.NAME, put together from the ranks'
+    files."""
+    import numpy
+    from safetensors.numpy import load_file
+    folder = directory / f"finetune/step-{iteration:06d}"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    world = manifest["metadata"]["world"]
+    assert len(manifest["files"]) == world
+    parts = [load_file(folder / f"state-{rank}-of-{world}.safetensors") for rank in range(world)]
+    state = {}
+    for number, bucket in enumerate(manifest["metadata"]["buckets"]):
+        for what in ("parameter", "exp_avg", "exp_avg_sq"):
+            flat = numpy.concatenate([part[f"bucket-{number:03d}.{what}"] for part in parts])
+            assert flat.shape == (bucket["size"],)
+            for place in bucket["parameters"]:
+                count = int(numpy.prod(place["shape"]))
+                state[f"{what}.{place['name']}"] = flat[place["offset"]:place["offset"] + count].reshape(place["shape"])
+    return state
 
 
 def hashes(directory, patterns):

@@ -3,8 +3,7 @@
 
 #include "app/bench.h"
 #include "base/random.h"
-#include "parallel/adamw.h"
-#include "parallel/gradient_buckets.h"
+#include "parallel/data_parallel.h"
 #include "parallel/local_communicator.h"
 #include "recipe/pretrain_transformer.h"
 
@@ -19,43 +18,37 @@ struct Training {
 };
 
 /// Flow matching on random latents: what finetuning does in an iteration, without its data and files.
-Training train(Communicator& ranks) {
+Training train(std::unique_ptr<Communicator> gradients, std::unique_ptr<Communicator> parameters) {
+  const int rank = gradients->rank(), size = gradients->size();
   const TransformerConfig config = small_transformer_config();
   const RandomKey key{2024, 4};
   Transformer model = Transformer::random(config, key);
-  model.set_requires_grad(true);
-  const auto groups = model.parameter_groups();
-  AdamW::Named parameters;
-  for (const auto& group : groups)
-    for (const at::Tensor& parameter : group)
-      parameters.emplace_back(fmt::format("{}", parameters.size()), parameter);
-  AdamW optimizer(parameters, {.learning_rate = 1e-3});
-  GradientBuckets buckets(ranks, groups);
+  DataParallel engine(std::move(gradients), std::move(parameters), model.parameter_groups(),
+                      {.adamw = {.learning_rate = 1e-3}}, {});
   Training result;
   for (int64_t iteration = 0; iteration < kIterations; ++iteration) {
     const auto start = std::chrono::steady_clock::now();
-    const double exposed = buckets.exposed_seconds(), communication = buckets.communication_seconds();
-    buckets.zero();
+    const double exposed = engine.exposed_seconds(), communication = engine.communication_seconds();
+    engine.zero();
     double loss_sum = 0;
-    for (int64_t i = ranks.rank(); i < kBatch; i += ranks.size()) {
+    for (int64_t i = rank; i < kBatch; i += size) {
       const RandomKey sample = key.with(static_cast<uint64_t>(iteration)).with(static_cast<uint64_t>(i));
       const at::Tensor x = random_normal(sample.with("x"), {1, 16, 5, 16, 20}),
                        text = random_normal(sample.with("text"), {1, 32, config.text_dim});
-      buckets.expect_last_micro_step(i + ranks.size() >= kBatch);
+      engine.begin_micro_step(i + size >= kBatch);
       const at::Tensor loss = at::mse_loss(model.forward(x, at::full({1}, 500.0), text), x);
       loss_sum += loss.item<double>() / kBatch;
-      (loss * (static_cast<double>(ranks.size()) / kBatch)).backward();
+      (loss * (static_cast<double>(size) / kBatch)).backward();
     }
-    buckets.finish();
-    clip_gradients(buckets.gradients(), 1);
-    optimizer.step(buckets.gradients());
-    result.losses.push_back(ranks.all_reduce_value(loss_sum, Reduction::sum));
+    engine.finish(1);
+    engine.update(1e-3);
+    result.losses.push_back(loss_sum);
     if (iteration < 2) continue;
     constexpr double share = 1.0 / (kIterations - 2);
     const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
     result.seconds += share * spent.count();
-    result.exposed += share * (buckets.exposed_seconds() - exposed);
-    result.communication += share * (buckets.communication_seconds() - communication);
+    result.exposed += share * (engine.exposed_seconds() - exposed);
+    result.communication += share * (engine.communication_seconds() - communication);
   }
   return result;
 }
@@ -63,11 +56,10 @@ Training train(Communicator& ranks) {
 }  // namespace
 
 BenchTable bench_finetune(const BenchOptions&, Session& session) {
-  const auto all = session.duplicate();
-  const Training together = train(*all);
-  session.world().barrier();
+  Training together = train(session.duplicate(), session.duplicate());
+  for (double& loss : together.losses) loss = session.world().all_reduce_value(loss, Reduction::sum);
   Training alone;
-  if (session.rank() == 0) alone = train(*make_local_communicator());
+  if (session.rank() == 0) alone = train(make_local_communicator(), make_local_communicator());
   session.world().barrier();
   if (session.rank() != 0) return {};
   double difference = 0;

@@ -91,13 +91,15 @@ void AdamW::load(const std::map<std::string, at::Tensor>& state) {
     if (slot.has_master()) slot.parameter.copy_(slot.master);
 }
 
-at::Tensor clip_gradients(const std::vector<at::Tensor>& gradients, double limit) {
+at::Tensor clip_gradients(const std::vector<at::Tensor>& gradients, double limit, Communicator* shards) {
   EXPECT(!gradients.empty());
   const at::NoGradGuard no_gradient;
   std::vector<at::Tensor> squares;
   for (const at::Tensor& gradient : gradients)
     squares.push_back(at::linalg_vector_norm(gradient, 2, {}, false, at::kDouble).square());
-  const at::Tensor norm = at::stack(squares).sum().sqrt();
+  at::Tensor sum = at::stack(squares).sum();
+  if (shards) shards->all_reduce(sum, Reduction::sum);
+  const at::Tensor norm = sum.sqrt();
   if (limit <= 0) return norm;
   // A factor of exactly 1 changes no bit; 1e-6 as in torch.nn.utils.clip_grad_norm_. Where the norm is not
   // finite nothing is scaled, so that the tensor at fault can still be found.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/tensor.h"
+#include "parallel/communicator.h"
 
 namespace surgery {
 
@@ -57,7 +58,9 @@ class AdamW {
 
 /// Scales fp32 gradients in place so that their joint 2-norm is at most `limit` (0 = never), and returns the
 /// norm before, an fp64 scalar on their device (no synchronisation). Squares are summed in fp64. Gradients
-/// that are not finite stay so: look at the norm before stepping.
-at::Tensor clip_gradients(const std::vector<at::Tensor>& gradients, double limit);
+/// that are not finite stay so: look at the norm before stepping. With `shards` (collective) the tensors are
+/// this rank's part of the gradients, and the norm is that of all.
+at::Tensor clip_gradients(const std::vector<at::Tensor>& gradients, double limit,
+                          Communicator* shards = nullptr);
 
 }  // namespace surgery

@@ -4,31 +4,17 @@
 #include <torch/csrc/autograd/utils/lambda_post_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
-#include <chrono>
-#include <condition_variable>
 #include <mutex>
 #include <set>
 
 #include "base/errors.h"
-#include "parallel/backoff.h"
-#include "parallel/quiet_thread.h"
 
 namespace surgery {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-constexpr int64_t alignment = 64;  // elements: every gradient starts on its own cache line
-
-int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-double seconds_between(Clock::time_point begin, Clock::time_point end) {
-  return std::chrono::duration<double>(end - begin).count();
-}
-
 struct Parameter {
   at::Tensor tensor;
-  at::Tensor gradient;                                 // view of the bucket, fp32
+  BucketLayout::Entry place;
   std::shared_ptr<torch::autograd::Node> accumulator;  // kept alive: the hook lives in it
   uintptr_t hook = 0;
   size_t bucket = 0;
@@ -36,61 +22,68 @@ struct Parameter {
 };
 
 struct Bucket {
-  at::Tensor flat;  // [padded], fp32
+  int64_t size = 0;
+  at::TensorOptions options;
+  at::Tensor flat;   // [size]; undefined while its memory is not there
+  at::Tensor piece;  // [size / ranks], or flat
   size_t parameters = 0, ready = 0;
-  bool launched = false, done = false;
-  Clock::time_point launch;
-  std::unique_ptr<Communicator::Pending> pending;
+  bool launched = false;
 };
 
 }  // namespace
 
 struct GradientBuckets::State {
-  explicit State(Communicator& c) : communicator(c) {}
+  State(Communicator& c, Sharding s) : communicator(c), sharding(s), queue(c) {}
 
   Communicator& communicator;
-  std::vector<Parameter> parameters;
+  Sharding sharding;
+  CollectiveQueue queue;
+  std::vector<std::vector<Parameter>> parameters;  // by bucket
   std::vector<Bucket> buckets;
-  std::vector<at::Tensor> gradients, flats;
-  bool last_micro_step = true;
-  double exposed = 0, communication = 0;
+  std::vector<at::Tensor> pieces;
+  bool communicates = true;  // in this micro-step
+  bool begun = false;        // a micro-step of this step
 
-  std::mutex mutex;  // hooks may come from autograd's threads; the driver has its own
-  std::condition_variable changed;
-  size_t next = 0;    // buckets[next] is launched next; those before it are in flight or done
-  size_t driven = 0;  // buckets[driven] is finished next
-  bool quit = false;
-  std::exception_ptr broken;
-  std::thread driver;
+  std::mutex mutex;     // hooks may come from autograd's threads
+  size_t launched = 0;  // so many of the last buckets are
 
-  void add_group(const std::vector<at::Tensor>& group);
+  bool transient() const { return sharding == Sharding::parameters; }
+  void add_bucket(const BucketLayout::Bucket& layout, const std::vector<at::Tensor>& tensors);
   void hook_up(Parameter& parameter);
   void arrived(Parameter& parameter);
-  void launch_next();
+  void accumulate(Parameter& parameter, Bucket& bucket);
+  void launch(Bucket& bucket);
   void launch_complete();
-  void drive();
+  void launch_all();
+  void await_gradients();
 };
 
-void GradientBuckets::State::add_group(const std::vector<at::Tensor>& group) {
-  EXPECT(!group.empty());
-  int64_t total = 0;
-  for (const at::Tensor& tensor : group) total += round_up(tensor.numel(), alignment);
-  total = round_up(total, alignment * communicator.size());
+void GradientBuckets::State::add_bucket(const BucketLayout::Bucket& layout,
+                                        const std::vector<at::Tensor>& tensors) {
+  EXPECT(tensors.size() == layout.entries.size());
   Bucket bucket;
-  bucket.flat = at::zeros({total}, group.front().options().dtype(at::kFloat).requires_grad(false));
-  bucket.parameters = group.size();
-  int64_t offset = 0;
-  for (const at::Tensor& tensor : group) {
-    EXPECT(tensor.requires_grad() && tensor.is_leaf());
-    EXPECT(tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kBFloat16);
-    EXPECT(tensor.device() == bucket.flat.device());
-    Parameter parameter;
-    parameter.tensor = tensor;
-    parameter.gradient = bucket.flat.narrow(0, offset, tensor.numel()).view(tensor.sizes());
-    parameter.bucket = buckets.size();
-    parameters.push_back(std::move(parameter));
-    offset += round_up(tensor.numel(), alignment);
+  bucket.size = layout.size;
+  bucket.options = tensors.front().options().dtype(at::kFloat).requires_grad(false);
+  bucket.parameters = tensors.size();
+  const int64_t length = layout.size / communicator.size();
+  if (transient()) {
+    bucket.piece = at::zeros({length}, bucket.options);
+  } else {
+    bucket.flat = at::zeros({layout.size}, bucket.options);
+    bucket.piece = sharding == Sharding::none ? bucket.flat
+                                              : bucket.flat.narrow(0, communicator.rank() * length, length);
   }
+  parameters.emplace_back();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    EXPECT(tensors[i].requires_grad() && tensors[i].is_leaf());
+    EXPECT(tensors[i].numel() == layout.entries[i].count);
+    Parameter parameter;
+    parameter.tensor = tensors[i];
+    parameter.place = layout.entries[i];
+    parameter.bucket = buckets.size();
+    parameters.back().push_back(std::move(parameter));
+  }
+  pieces.push_back(bucket.piece);
   buckets.push_back(std::move(bucket));
 }
 
@@ -112,155 +105,144 @@ void GradientBuckets::State::arrived(Parameter& parameter) {
   Bucket& bucket = buckets[parameter.bucket];
   if (bucket.launched)
     fail(ExitCode::internal,
-         "a gradient arrived after its bucket had been sent (it would be lost): call zero() before backward, "
-         "expect_last_micro_step(false) before all but the last, and use a parameter in one recomputed part "
-         "only");
-  at::Tensor& gradient = parameter.tensor.mutable_grad();
-  if (gradient.defined() && !gradient.is_alias_of(parameter.gradient)) {
-    // A bf16 parameter, or somebody replaced the view: the sum belongs into the bucket.
-    const at::NoGradGuard no_gradient;
-    parameter.gradient.add_(gradient);
-    gradient = parameter.tensor.scalar_type() == at::kFloat ? parameter.gradient : at::Tensor();
-  }
-  if (!last_micro_step || parameter.ready) return;
+         "a gradient arrived after its bucket had been sent (it would be lost): call zero() and "
+         "begin_micro_step() before backward, and use a parameter in one recomputed part only");
+  accumulate(parameter, bucket);
+  if (!communicates || parameter.ready) return;
   parameter.ready = true;
   ++bucket.ready;
   launch_complete();
 }
 
+/// The gradient of a parameter that is no view of the bucket belongs into it.
+void GradientBuckets::State::accumulate(Parameter& parameter, Bucket& bucket) {
+  at::Tensor& gradient = parameter.tensor.mutable_grad();
+  if (!gradient.defined() || (bucket.flat.defined() && gradient.is_alias_of(bucket.flat))) return;
+  const at::NoGradGuard no_gradient;
+  if (!bucket.flat.defined()) bucket.flat = at::zeros({bucket.size}, bucket.options);
+  const at::Tensor view = view_of(bucket.flat, parameter.place);
+  view.add_(gradient);
+  const bool keeps_view = !transient() && parameter.tensor.scalar_type() == at::kFloat;
+  gradient = keeps_view ? view : at::Tensor();
+}
+
 void GradientBuckets::State::launch_complete() {
-  while (next < buckets.size() && buckets[next].ready == buckets[next].parameters) launch_next();
-}
-
-void GradientBuckets::State::launch_next() {
-  Bucket& bucket = buckets[next++];
-  bucket.launched = true;
-  bucket.launch = Clock::now();
-  bucket.pending = communicator.start_all_reduce(bucket.flat, Reduction::mean);
-  changed.notify_all();
-}
-
-/// The driver's loop: the transfers advance only when someone asks MPI about them.
-void GradientBuckets::State::drive() {
-  std::unique_lock lock(mutex);
-  Backoff backoff = Backoff::beside_computation();
-  while (!quit) {
-    if (broken || driven == next) {
-      changed.wait(lock);
-      continue;
-    }
-    Bucket& bucket = buckets[driven];
-    bool done = false;
-    lock.unlock();
-    try {
-      for (int i = 0; i < 8 && !done; ++i) done = bucket.pending->test();
-      if (!done) backoff.pause();
-    } catch (...) {
-      lock.lock();
-      broken = std::current_exception();
-      changed.notify_all();
-      continue;
-    }
-    lock.lock();
-    if (!done) continue;
-    backoff.reset();
-    bucket.pending.reset();
-    bucket.done = true;
-    communication += seconds_between(bucket.launch, Clock::now());
-    ++driven;
-    changed.notify_all();
+  while (launched < buckets.size()) {
+    Bucket& next = buckets[buckets.size() - 1 - launched];
+    if (next.ready < next.parameters) return;
+    launch(next);
   }
 }
 
-GradientBuckets::GradientBuckets(Communicator& communicator, std::vector<std::vector<at::Tensor>> groups)
-    : state_(std::make_unique<State>(communicator)) {
-  EXPECT(!groups.empty());
+void GradientBuckets::State::launch_all() {
+  while (launched < buckets.size()) launch(buckets[buckets.size() - 1 - launched]);
+}
+
+void GradientBuckets::State::launch(Bucket& bucket) {
+  bucket.launched = true;
+  ++launched;
+  if (sharding == Sharding::none) {
+    queue.start([&](Communicator& ranks) { return ranks.start_all_reduce(bucket.flat, Reduction::mean); },
+                {bucket.flat});
+    return;
+  }
+  if (!transient()) {
+    queue.start(
+        [&](Communicator& ranks) {
+          return ranks.start_reduce_scatter(bucket.flat, bucket.piece, Reduction::mean);
+        },
+        {bucket.flat});
+    return;
+  }
+  at::Tensor flat = std::exchange(bucket.flat, {});
+  if (!flat.defined()) flat = at::zeros({bucket.size}, bucket.options);
+  const int64_t length = bucket.piece.numel();
+  at::Tensor piece = flat.narrow(0, communicator.rank() * length, length);
+  queue.start([&](Communicator& ranks) { return ranks.start_reduce_scatter(flat, piece, Reduction::mean); },
+              {flat, piece},
+              [sum = bucket.piece, piece] {
+                const at::NoGradGuard no_gradient;
+                sum.add_(piece);
+              });
+}
+
+/// A backward is about to bring every bucket's gradients.
+void GradientBuckets::State::await_gradients() {
+  launched = 0;
+  for (Bucket& bucket : buckets) {
+    bucket.ready = 0;
+    bucket.launched = false;
+  }
+  for (auto& group : parameters)
+    for (Parameter& parameter : group) parameter.ready = false;
+}
+
+GradientBuckets::GradientBuckets(Communicator& communicator, const BucketLayout& layout,
+                                 std::vector<std::vector<at::Tensor>> parameters, Sharding sharding)
+    : state_(std::make_unique<State>(communicator, sharding)) {
+  EXPECT(!layout.buckets.empty() && parameters.size() == layout.buckets.size());
   std::set<const void*> seen;
-  for (const auto& group : groups)
-    for (const at::Tensor& tensor : group) EXPECT(seen.insert(tensor.unsafeGetTensorImpl()).second);
-  // Buckets are kept in the order of their launch.
-  for (auto group = groups.rbegin(); group != groups.rend(); ++group) state_->add_group(*group);
-  for (Parameter& parameter : state_->parameters) state_->hook_up(parameter);
-  for (const Bucket& bucket : state_->buckets) state_->flats.push_back(bucket.flat);
-  for (size_t b = state_->buckets.size(); b-- > 0;)
-    for (const Parameter& parameter : state_->parameters)
-      if (parameter.bucket == b) state_->gradients.push_back(parameter.gradient);
-  std::reverse(state_->flats.begin(), state_->flats.end());
-  if (communicator.size() > 1)
-    state_->driver = start_quiet_thread([state = state_.get()] { state->drive(); });
+  for (size_t b = 0; b < parameters.size(); ++b) {
+    for (const at::Tensor& parameter : parameters[b])
+      EXPECT(seen.insert(parameter.unsafeGetTensorImpl()).second);
+    state_->add_bucket(layout.buckets[b], parameters[b]);
+  }
+  for (auto& group : state_->parameters)
+    for (Parameter& parameter : group) state_->hook_up(parameter);
   zero();
 }
 
 GradientBuckets::~GradientBuckets() {
-  {
-    const std::scoped_lock lock(state_->mutex);
-    state_->quit = true;
-  }
-  state_->changed.notify_all();
-  if (state_->driver.joinable()) state_->driver.join();
-  for (Parameter& parameter : state_->parameters) {
-    parameter.accumulator->del_post_hook(parameter.hook);
-    parameter.tensor.mutable_grad() = at::Tensor();
-  }
-  // An error in mid-flight: MPI may still write into these buffers, so they must not be freed.
-  for (Bucket& bucket : state_->buckets)
-    if (bucket.pending) {
-      [[maybe_unused]] auto* leaked = new at::Tensor(bucket.flat);
-      [[maybe_unused]] auto* in_flight = bucket.pending.release();
+  for (auto& group : state_->parameters)
+    for (Parameter& parameter : group) {
+      parameter.accumulator->del_post_hook(parameter.hook);
+      parameter.tensor.mutable_grad() = at::Tensor();
     }
 }
 
 void GradientBuckets::zero() {
-  const std::scoped_lock lock(state_->mutex);
-  EXPECT(state_->driven == state_->next || state_->communicator.size() == 1);
-  state_->next = state_->driven = 0;
-  for (Bucket& bucket : state_->buckets) {
-    bucket.flat.zero_();
-    bucket.ready = 0;
-    bucket.launched = bucket.done = false;
-  }
-  for (Parameter& parameter : state_->parameters) {
-    parameter.ready = false;
-    parameter.tensor.mutable_grad() =
-        parameter.tensor.scalar_type() == at::kFloat ? parameter.gradient : at::Tensor();
-  }
+  State& state = *state_;
+  state.queue.wait_all();  // after an error on the way something may be in flight
+  const std::scoped_lock lock(state.mutex);
+  state.await_gradients();
+  state.begun = false;
+  for (const Bucket& bucket : state.buckets) (state.transient() ? bucket.piece : bucket.flat).zero_();
+  for (auto& group : state.parameters)
+    for (Parameter& parameter : group) {
+      const bool view = !state.transient() && parameter.tensor.scalar_type() == at::kFloat;
+      parameter.tensor.mutable_grad() =
+          view ? view_of(state.buckets[parameter.bucket].flat, parameter.place) : at::Tensor();
+    }
 }
 
-void GradientBuckets::expect_last_micro_step(bool last) {
-  const std::scoped_lock lock(state_->mutex);
-  state_->last_micro_step = last;
+void GradientBuckets::begin_micro_step(bool last) {
+  State& state = *state_;
+  const std::scoped_lock lock(state.mutex);
+  if (state.transient() && state.begun) {
+    state.launch_all();  // of the micro-step before: what its backward did not complete
+    state.await_gradients();
+  }
+  state.begun = true;
+  state.communicates = last || state.transient();
 }
 
 void GradientBuckets::finish() {
-  State& state = *state_;
-  std::unique_lock lock(state.mutex);
-  const Clock::time_point begin = Clock::now();
-  while (state.next < state.buckets.size())
-    state.launch_next();  // what backward did not complete counts as it is
-  if (!state.driver.joinable()) {
-    state.driven = state.next;
-    for (Bucket& bucket : state.buckets) bucket.pending.reset();
-    return;
+  {
+    const std::scoped_lock lock(state_->mutex);
+    state_->launch_all();  // what backward did not complete counts as it is
   }
-  state.changed.wait(lock, [&] { return state.broken || state.driven == state.buckets.size(); });
-  state.exposed += seconds_between(begin, Clock::now());
-  if (state.broken) std::rethrow_exception(state.broken);
+  state_->queue.wait_all();
 }
 
-const std::vector<at::Tensor>& GradientBuckets::gradients() const {
-  return state_->gradients;
-}
-const std::vector<at::Tensor>& GradientBuckets::flat() const {
-  return state_->flats;
+const std::vector<at::Tensor>& GradientBuckets::pieces() const {
+  return state_->pieces;
 }
 
 double GradientBuckets::exposed_seconds() const {
-  const std::scoped_lock lock(state_->mutex);
-  return state_->exposed;
+  return state_->queue.waited_seconds();
 }
 double GradientBuckets::communication_seconds() const {
-  const std::scoped_lock lock(state_->mutex);
-  return state_->communication;
+  return state_->queue.flight_seconds();
 }
 
 }  // namespace surgery

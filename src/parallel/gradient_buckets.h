@@ -3,39 +3,42 @@
 #include <vector>
 
 #include "base/tensor.h"
-#include "parallel/communicator.h"
+#include "parallel/bucket_layout.h"
+#include "parallel/collective_queue.h"
 
 namespace surgery {
 
-/// Data-parallel gradients: parameters grouped in buckets of flat fp32 memory, each averaged over the ranks
-/// by a non-blocking all-reduce that starts, in one fixed order (last group first, as backward makes them),
-/// as soon as backward has produced all its gradients. A thread drives the transfers beside backward. The
-/// gradients of fp32 parameters are views of the buckets; those of bf16 parameters are added to the bucket in
-/// fp32 and then dropped, so the optimizer reads `gradients()`. Parameters that took no part in backward
-/// count as zero.
+/// Data-parallel gradients in flat fp32 buckets, each averaged over the ranks by a collective beside backward
+/// that starts, in one fixed order (last bucket first, as backward makes them), as soon as backward has
+/// produced all its gradients. Parameters that took no part in backward count as zero.
 ///
 ///     buckets.zero();
-///     for (m...) { buckets.expect_last_micro_step(m == last); loss(m).backward(); }
-///     buckets.finish();  // gradients() now hold the mean over ranks of the sum over micro-steps
+///     for (m...) { buckets.begin_micro_step(m == last); loss(m).backward(); }
+///     buckets.finish();  // pieces() now hold the mean over ranks of the sum over micro-steps
 ///
+/// By sharding:
+///   none        all-reduce; the piece is the whole bucket, on every rank
+///   optimizer   reduce-scatter into this rank's piece of the bucket, which stays whole memory
+///   parameters  a bucket's memory is there only from its first gradient until it is scattered, so every
+///               micro-step communicates, and only the piece is kept
+/// In the first two cases gradients of fp32 parameters are views of the buckets and only the last micro-step
+/// communicates; other gradients are added to the bucket in fp32 and dropped.
 /// Results are the same bits for the same number of ranks.
 class GradientBuckets {
  public:
-  /// Collective (the ranks' parameters must be alike; `communicator` belongs to the buckets alone, see
-  /// Session::duplicate, and outlives them). Groups are in the order of the forward pass, one bucket each.
-  /// Throws Error{internal} when a parameter needs no gradient, appears twice, or is neither fp32 nor bf16.
-  GradientBuckets(Communicator& communicator, std::vector<std::vector<at::Tensor>> groups);
+  /// `parameters[b]` are those of layout.buckets[b], in its order. Collective (the ranks' parameters must be
+  /// alike; `communicator` belongs to the buckets alone, see Session::duplicate, and outlives them). Throws
+  /// Error{internal} when a parameter needs no gradient or appears twice.
+  GradientBuckets(Communicator& communicator, const BucketLayout& layout,
+                  std::vector<std::vector<at::Tensor>> parameters, Sharding sharding);
   ~GradientBuckets();
-  void zero();                             ///< before backward
-  void expect_last_micro_step(bool last);  ///< communicate only in the last of several accumulated backwards
-  void finish();                           ///< after backward: launches what is left, waits for all
-  /// fp32, shaped like the parameters, in the order of the groups; views of the buckets.
-  const std::vector<at::Tensor>& gradients() const;
-  /// The buckets themselves, [n] fp32, padded with zeros to a multiple of 64 times the ranks (so that each
-  /// can be cut in equal pieces when optimizer state is sharded).
-  const std::vector<at::Tensor>& flat() const;
+  void zero();                       ///< before the first backward of a step
+  void begin_micro_step(bool last);  ///< before every backward
+  void finish();                     ///< after the last: launches what is left, waits for all
+  /// [layout.buckets[b].size / ranks] fp32 (without sharding the whole bucket) by bucket.
+  const std::vector<at::Tensor>& pieces() const;
   double exposed_seconds() const;        ///< time finish() waited, summed since construction
-  double communication_seconds() const;  ///< from launch to completion, summed over buckets
+  double communication_seconds() const;  ///< from launch to completion, summed over collectives
 
  private:
   struct State;

@@ -87,6 +87,7 @@ struct DataSection {
   double fps = 16;
   int64_t least_height = 0, least_width = 0;  ///< of the source; 0 = any, here and below
   double least_seconds = 0, most_seconds = 0, least_aesthetic = 0, most_aspect = 0;
+  std::string sharding = "none";  ///< of what data-parallel training holds: of sharding_names()
 };
 
 struct FinetuneSection {
@@ -98,6 +99,8 @@ struct FinetuneSection {
   double teacher_weight = 0;  ///< weight of the velocity-matching term
   std::string checkpoints = "400,600,800,1000";
   int64_t save_every = 100;
+  bool save_behind = true;  ///< checkpoints are copied and written beside the next steps
+  int64_t recompute = 0;    ///< every k-th block is computed again in backward; 0 = none
   std::string max_gradient = "through";
   std::string precision = "fp32";  ///< of precision_names(): of the student; masters are fp32
 };

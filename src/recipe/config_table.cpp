@@ -1,5 +1,6 @@
 #include "recipe/config_table.h"
 
+#include "parallel/bucket_layout.h"
 #include "recipe/config_checks.h"
 #include "wan/precision.h"
 #include "wan/sampler.h"
@@ -242,7 +243,11 @@ void add_finetuning(std::vector<ConfigOption>& table) {
       .range(0)
       .add("most_aspect", &D::most_aspect, "",
            "height / width of a source within the clip's own divided and multiplied by this; 0 = any")
-      .check(check_aspect);
+      .check(check_aspect)
+      .add("sharding", &D::sharding, "",
+           "what the ranks of finetuning share out: none; optimizer: masters and moments (ZeRO-1); "
+           "parameters: weights and gradients too (ZeRO-3)")
+      .one_of(sharding_names());
   using F = FinetuneSection;
   SectionTable<F>(table, "finetune", &Config::finetune)
       .add("iterations", &F::iterations, "steps", "of the optimizer")
@@ -272,6 +277,12 @@ void add_finetuning(std::vector<ConfigOption>& table) {
       .check(check_increasing)
       .add("save_every", &F::save_every, "steps",
            "between commits of the training state; 0 = only checkpoints")
+      .range(0)
+      .add("save_behind", &F::save_behind, "",
+           "the training state is copied and written beside the next steps; no: written at once, without "
+           "the copy's 12 bytes a parameter")
+      .add("recompute", &F::recompute, "blocks",
+           "every k-th block keeps its input alone and is computed again in backward; 0 = none, 1 = all")
       .range(0)
       .add("max_gradient", &F::max_gradient, "", "gradient of c_i with stabilizer max")
       .one_of({"through", "constant"})

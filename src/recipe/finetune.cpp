@@ -5,8 +5,8 @@
 #include "base/errors.h"
 #include "base/log.h"
 #include "base/progress.h"
-#include "parallel/adamw.h"
-#include "parallel/gradient_buckets.h"
+#include "parallel/agreed_error.h"
+#include "parallel/data_parallel.h"
 #include "parallel/stop.h"
 #include "recipe/artifact.h"
 #include "recipe/finetune_checkpoint.h"
@@ -38,34 +38,21 @@ class Trainer {
         negative_(text_rows(recipe, "")) {
     student_.max_gradient = f_.max_gradient == "constant" ? MaxGradient::constant : MaxGradient::through;
     student_.keep_blocks();
-    TensorMap exact = student_.parameters();
+    student_.recompute_every = f_.recompute;
+    const TensorMap exact = student_.parameters();
     if (f_.precision != "fp32") student_.to(recipe.device, parse_precision(f_.precision));
-    student_.set_requires_grad(true);
-    std::map<const void*, std::string> names;
-    for (const auto& [name, parameter] : student_.parameters())
-      names.emplace(parameter.unsafeGetTensorImpl(), name);
-    const auto groups = student_.parameter_groups();
-    for (const auto& group : groups)  // the buckets' order
-      for (const at::Tensor& parameter : group)
-        parameters_.emplace_back(names.at(parameter.unsafeGetTensorImpl()), parameter);
-    optimizer_ = std::make_unique<AdamW>(parameters_, AdamWOptions{.learning_rate = f_.learning_rate,
-                                                                   .beta1 = f_.beta1,
-                                                                   .beta2 = f_.beta2,
-                                                                   .weight_decay = f_.weight_decay});
-    optimizer_->set_masters(exact);
-    exact.clear();  // before the gradients take their place
-    communicator_ = recipe.session.duplicate();
-    buckets_ = std::make_unique<GradientBuckets>(*communicator_, groups);
+    engine_ = std::make_unique<DataParallel>(
+        recipe.session.duplicate(), recipe.session.duplicate(), student_.parameter_groups(),
+        DataParallel::Options{.sharding = parse_sharding(recipe.config.data.sharding),
+                              .adamw = {.learning_rate = f_.learning_rate,
+                                        .beta1 = f_.beta1,
+                                        .beta2 = f_.beta2,
+                                        .weight_decay = f_.weight_decay}},
+        exact);
+    student_.hooks = hooks();
   }
 
-  void load(int64_t iteration) { load_finetune(recipe_.run.finetune(), iteration, *optimizer_, parameters_); }
-
-  void save(const std::string& fingerprint, const std::vector<int64_t>& milestones) {
-    if (recipe_.session.rank() == 0)
-      save_finetune(recipe_.run.finetune(), *optimizer_, parameters_, fingerprint, recipe_.session.size(),
-                    milestones);
-    recipe_.session.world().barrier();
-  }
+  void load(int64_t iteration) { load_finetune(recipe_.run.finetune(), iteration, *engine_); }
 
   // One update over the global batch; returns its mean loss.
   double step() {
@@ -74,13 +61,13 @@ class Trainer {
     std::vector<Place> mine;
     for (int64_t i = rank; i < f_.global_batch; i += world)
       mine.push_back({iteration() * f_.global_batch + i, batch_samples.samples[static_cast<size_t>(i)]});
-    buckets_->zero();
+    engine_->zero();
     double loss_sum = 0;
     for (size_t at = 0; at < mine.size(); at += static_cast<size_t>(f_.micro_batch)) {
       const size_t end = std::min(mine.size(), at + static_cast<size_t>(f_.micro_batch));
       const Batch batch = make_batch(
           {mine.begin() + static_cast<std::ptrdiff_t>(at), mine.begin() + static_cast<std::ptrdiff_t>(end)});
-      buckets_->expect_last_micro_step(end == mine.size());
+      engine_->begin_micro_step(end == mine.size());
       const at::Tensor velocity = student_.forward(batch.input, batch.timestep, batch.text);
       at::Tensor loss = at::mse_loss(velocity.to(at::kFloat), batch.target);
       const double flow = loss.item<double>();
@@ -94,18 +81,17 @@ class Trainer {
       }
       const double count = static_cast<double>(end - at);
       loss_sum += flow * count;
-      // The buckets average over ranks: the sum over the global batch is divided by its size.
+      // The engine averages over ranks: the sum over the global batch is divided by its size.
       (loss * (count * world / static_cast<double>(f_.global_batch))).backward();
     }
-    buckets_->finish();
     update();
     return recipe_.session.world().all_reduce_value(loss_sum, Reduction::sum) /
            static_cast<double>(f_.global_batch);
   }
 
-  int64_t iteration() const { return optimizer_->steps(); }  ///< updates done
+  int64_t iteration() const { return engine_->steps(); }  ///< updates done
   double last_norm() const { return norm_; }
-  const GradientBuckets& buckets() const { return *buckets_; }
+  const DataParallel& engine() const { return *engine_; }
 
  private:
   /// A sample and where it stands in the endless order of all steps, which names its noise.
@@ -133,22 +119,41 @@ class Trainer {
             at::cat(texts).to(recipe_.device), at::stack(targets).to(recipe_.device)};
   }
 
-  void update() {
-    const std::vector<at::Tensor>& gradients = buckets_->gradients();
-    norm_ = clip_gradients(gradients, f_.gradient_clip).item<double>();
-    if (!std::isfinite(norm_))
-      fail_data(
-          "finetuning: the gradient of iteration {} is not finite ({}): lower finetune.learning_rate; the "
-          "last "
-          "checkpoint is kept",
-          iteration() + 1, first_bad(gradients));
-    optimizer_->step(gradients);
+  /// A block's parameters are there while it computes; the next one's come meanwhile, in either direction.
+  std::shared_ptr<const GroupHooks> hooks() {
+    const int64_t blocks = student_.config().num_layers;
+    const auto group = [](int64_t number) { return static_cast<size_t>(number); };
+    GroupHooks hooks;
+    hooks.before_forward = [this, blocks, group](int64_t number) {
+      engine_->need(group(number));
+      const int64_t next = number == blocks ? 0 : number + 1;
+      if (next < blocks) engine_->prefetch(group(next));
+    };
+    hooks.after_forward = [this, blocks, group](int64_t number) {
+      if (number + 1 < blocks) engine_->release(group(number));  // backward begins with the last one
+    };
+    hooks.before_backward = [this, blocks, group](int64_t number) {
+      if (number + 1 < blocks) engine_->release(group(number + 1));
+      engine_->need(group(number));
+      if (number > 0) engine_->prefetch(group(number - 1));
+    };
+    return std::make_shared<const GroupHooks>(std::move(hooks));
   }
 
-  std::string first_bad(const std::vector<at::Tensor>& gradients) const {
-    for (size_t i = 0; i < gradients.size(); ++i)
-      if (!at::isfinite(gradients[i]).all().item<bool>()) return parameters_[i].first;
-    return "none";
+  void update() {
+    norm_ = engine_->finish(f_.gradient_clip);
+    if (!std::isfinite(norm_)) refuse_gradient();
+    engine_->update(f_.learning_rate);
+  }
+
+  /// Names rank and parameter, on every rank alike.
+  [[noreturn]] void refuse_gradient() {
+    const std::vector<std::string> bad = recipe_.session.world().gather_text(engine_->first_bad());
+    const auto found = std::ranges::find_if(bad, [](const std::string& name) { return !name.empty(); });
+    throw AgreedError(ExitCode::data,
+                      fmt::format("finetuning: the gradient of iteration {} is not finite ({}): lower "
+                                  "finetune.learning_rate; the last checkpoint is kept",
+                                  iteration() + 1, found == bad.end() ? "its norm overflows" : *found));
   }
 
   Recipe& recipe_;
@@ -157,10 +162,7 @@ class Trainer {
   const LatentSet& data_;
   SampleOrder order_;
   at::Tensor negative_;
-  AdamW::Named parameters_;
-  std::unique_ptr<AdamW> optimizer_;
-  std::unique_ptr<Communicator> communicator_;
-  std::unique_ptr<GradientBuckets> buckets_;
+  std::unique_ptr<DataParallel> engine_;
   double norm_ = 0;
 };
 
@@ -214,6 +216,7 @@ bool make_finetuning(Recipe& recipe) {
     log_info("finetune: starts from the distilled student ({}, {} iterations)", data.text(), f.iterations);
   }
   if (later) log_info("finetune: an earlier milestone is missing and made again; later ones are kept");
+  FinetuneWriter writer(recipe.session, recipe.run.finetune(), fingerprint, milestones);
   int64_t made = 0;
   const int64_t begin = trainer.iteration();
   Progress progress("finetune", f.iterations, "iterations", begin);
@@ -227,16 +230,24 @@ bool make_finetuning(Recipe& recipe) {
                                 {"loss", loss},
                                 {"gradient_norm", trainer.last_norm()},
                                 {"seconds", seconds() - start},
-                                {"exposed_communication_seconds", trainer.buckets().exposed_seconds()},
-                                {"communication_seconds", trainer.buckets().communication_seconds()}};
+                                {"exposed_communication_seconds", trainer.engine().exposed_seconds()},
+                                {"communication_seconds", trainer.engine().communication_seconds()},
+                                {"checkpoint_seconds", writer.exposed_seconds()}};
     recipe.metric(line.dump());
     progress.advance(1, fmt::format("loss {:.4f}", loss));
     recipe.progress(fmt::format("iteration {}", at));
     const bool stop = agree_on_stop(recipe.session.world(), recipe.stop_requested());
     const bool milestone = std::find(milestones.begin(), milestones.end(), at) != milestones.end();
-    if (milestone || stop || (f.save_every > 0 && at % f.save_every == 0))
-      trainer.save(fingerprint, milestones);
+    writer.poll();
+    const bool last = stop || at == f.iterations;
+    if (milestone || last || (f.save_every > 0 && at % f.save_every == 0)) {
+      if (f.save_behind && !last)
+        writer.start(trainer.engine());
+      else
+        writer.write(trainer.engine());
+    }
     // A milestone that was missing is there again: what was made beyond it before still stands.
+    if (milestone && later) writer.finish();
     if (const int64_t further = milestone && later ? newest() : 0; further > at) {
       trainer.load(further);
       progress.advance(further - at);

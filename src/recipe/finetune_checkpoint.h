@@ -1,21 +1,45 @@
 #pragma once
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "parallel/adamw.h"
+#include "parallel/data_parallel.h"
+#include "parallel/session.h"
 #include "storage/tensor_store.h"
 
 namespace surgery {
 
-// A finetuning's checkpoint is one of storage/checkpoint.h with one file of fp32 tensors: parameter.NAME (the
-// master where the parameter is bf16), exp_avg.NAME, exp_avg_sq.NAME, and step, int64 [1].
+// A finetuning's checkpoint is one of storage/checkpoint.h. Each rank R of P writes its part of every bucket
+// to state-R-of-P.safetensors, fp32: bucket-BBB.parameter (the master where the parameter is bf16), .exp_avg
+// and .exp_avg_sq, [size / P] each. The manifest's metadata holds the fingerprint, the number of ranks and
+// the buckets (BucketLayout::to_json), so that any number of ranks can read it, under any sharding.
 
-/// Commits finetune/step-NNNNNN, and removes older ones but the newest two and `milestones`. `parameters` are
-/// the optimizer's own; `world` is recorded for the reader. Error{io}.
-void save_finetune(const std::filesystem::path& root, const AdamW& optimizer, const AdamW::Named& parameters,
-                   const std::string& fingerprint, int world, const std::vector<int64_t>& milestones);
+/// Writes checkpoints finetune/step-NNNNNN, and removes older ones but the newest two and the milestones. One
+/// instance a rank; every call is collective. What fails on one rank fails on all, with that rank's words.
+class FinetuneWriter {
+ public:
+  FinetuneWriter(Session& session, std::filesystem::path root, std::string fingerprint,
+                 std::vector<int64_t> milestones);
+  /// Waits for the write that is under way, if any.
+  ~FinetuneWriter();
+
+  /// Copies what the checkpoint holds and writes it on a thread of its own; the one before is finished first.
+  void start(const DataParallel& engine);
+  /// Commits the checkpoint that is under way if all ranks have written their parts. Cheap without one.
+  void poll();
+  /// Waits until nothing is under way.
+  void finish();
+  /// Writes and commits at once, without a copy. Error{io}.
+  void write(const DataParallel& engine);
+
+  double exposed_seconds() const;  ///< that the calls took, summed
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 /// The iteration to go on from: of the whole checkpoints, the newest before the first of the (ascending)
 /// milestones that is missing; the last milestone when none is. Damaged checkpoints are set aside.
@@ -25,9 +49,8 @@ std::optional<int64_t> newest_finetune(const std::filesystem::path& root, const 
 /// The same of (ascending) steps whose checkpoints are whole.
 std::optional<int64_t> resumable_step(const std::vector<int64_t>& whole,
                                       const std::vector<int64_t>& milestones);
-/// Takes parameters and optimizer state back, exactly. Error{data}.
-void load_finetune(const std::filesystem::path& root, int64_t iteration, AdamW& optimizer,
-                   const AdamW::Named& parameters);
+/// Collective: takes parameters and optimizer state back, exactly, whoever wrote them. Error{data}.
+void load_finetune(const std::filesystem::path& root, int64_t iteration, DataParallel& engine);
 
 /// fp32 masters of one checkpoint, by name. Error{io} when it is missing, Error{data}.
 TensorMap load_finetuned_parameters(const std::filesystem::path& root, int64_t iteration);

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/errors.h"
+#include "parallel/bucket_layout.h"
 #include "recipe/config_table.h"
 #include "recipe/data_section.h"
 #include "recipe/plan_stages.h"
@@ -47,6 +48,22 @@ Remedy vae_tiles(const Config& config) {
   return config.model.vae_tile > 0 ? Remedy{"", {}} : Remedy{"model.vae_tile", {"256"}};
 }
 
+/// The shardings that share out more.
+Remedy sharing(const DataSection& data, int64_t ranks) {
+  const auto now = static_cast<size_t>(parse_sharding(data.sharding));
+  const std::vector<std::string>& names = sharding_names();
+  if (ranks == 1) return {"", {}};
+  return {"data.sharding", {names.begin() + static_cast<std::ptrdiff_t>(now) + 1, names.end()}};
+}
+
+/// Twice as many blocks each time, at last all.
+Remedy recomputing(const FinetuneSection& finetune, int64_t blocks) {
+  Remedy remedy{"finetune.recompute", {}};
+  for (int64_t every = finetune.recompute > 0 ? finetune.recompute / 2 : blocks / 2; every > 0; every /= 2)
+    remedy.values.push_back(std::to_string(every));
+  return remedy;
+}
+
 /// What costs the result least comes first, shorter clips last.
 std::vector<Remedy> stage_remedies(const PlanStage& stage, const Config& config, const Plan& plan) {
   if (stage.name == "trajectories" || stage.name == "generate")
@@ -64,7 +81,10 @@ std::vector<Remedy> stage_remedies(const PlanStage& stage, const Config& config,
     std::erase_if(micro.values, [&](const std::string& value) {
       return config.finetune.global_batch % std::stoll(value) != 0;
     });
-    return {micro,
+    return {config.finetune.save_behind ? Remedy{"finetune.save_behind", {"no"}} : Remedy{"", {}},
+            sharing(config.data, plan.machine.ranks),
+            micro,
+            recomputing(config.finetune, plan.model.transformer.num_layers),
             {"finetune.precision", {"bf16-diffusers"}},
             smaller_clips(config.data, "frames", stage.clip.front(), 4)};
   }

@@ -8,6 +8,7 @@
 #include "base/errors.h"
 #include "data/shapes.h"
 #include "data/video_tars.h"
+#include "parallel/bucket_layout.h"
 #include "recipe/budget.h"
 #include "recipe/component_cost.h"
 #include "recipe/data_section.h"
@@ -322,11 +323,18 @@ PlanStage StagePlanner::encode() const {
   return stage;
 }
 
+/// Of the student's parameters, those outside its blocks.
+double StagePlanner::outside_share() const {
+  TransformerConfig outside = model_.transformer;
+  outside.num_layers = 0;
+  return double(parameter_count(outside)) / double(student_parameters());
+}
+
 /// Of the frozen parts only the teacher is needed, and only with teacher_weight.
-/// A step: 3 student forwards for every clip of the global batch (forward and backward), and one of the
-/// teacher with teacher_weight. Kept for backward in a block: about 22 tensors [N, dim] and 2 [N, ffn]. A
-/// checkpoint holds masters and AdamW's moments in fp32; the milestones stay, the newest, and one that is
-/// being written.
+/// A step: 3 student forwards for every clip of the global batch (forward and backward), one more for the
+/// blocks that are recomputed, and one of the teacher with teacher_weight. Kept for backward in a block:
+/// about 22 tensors [N, dim] and 2 [N, ffn]. A checkpoint holds masters and AdamW's moments in fp32; the
+/// milestones stay, the newest, and one that is being written.
 PlanStage StagePlanner::finetune() const {
   const FinetuneSection& f = config_.finetune;
   const std::vector<ClipShape> shapes = clip_shapes(config_.data);
@@ -338,7 +346,8 @@ PlanStage StagePlanner::finetune() const {
   stage.parallel = f.global_batch;  // clips of a step
   const double clip = mean(shapes, [&](const ClipShape& c) {
     const CostGeometry of = geometry(c);
-    return 3 * student_flops(of) + (f.teacher_weight > 0 ? transformer_flops(of) : 0);
+    const double again = f.recompute > 0 ? double(ceil_div(of.blocks, f.recompute)) / double(of.blocks) : 0;
+    return (3 + again) * student_flops(of) + (f.teacher_weight > 0 ? transformer_flops(of) : 0);
   });
   stage.flops = double(f.iterations * f.global_batch) * clip;
   if (f.iterations == 0) return stage;
@@ -348,15 +357,37 @@ PlanStage StagePlanner::finetune() const {
                          bytes * double(converted_ * 2 * feature_map_parameters(phi_));
   // Parameters that are fp32 are their own masters.
   const double masters = bytes < fp32 ? fp32 * (fp32 * parameters - weights) / (fp32 - bytes) : 0;
-  // Of a 16-bit block the norms and gated sums keep fp32 copies.
-  const double kept = double(f.micro_batch) * double(g.tokens) *
-                      ((bytes < fp32 ? 58 : 22 * fp32) * double(g.dim) + bytes * 2 * double(g.ffn_dim));
+  const Sharding sharding = parse_sharding(config_.data.sharding);
+  const double share = sharding == Sharding::none ? 1 : 1 / double(ranks_);
+  const std::string of_all =
+      sharding == Sharding::none ? "" : fmt::format(", a rank's {:.3g} %", 100 * share);
   if (f.teacher_weight > 0) stage.memory.push_back(teacher());
-  stage.memory.push_back({fmt::format("student's weights, {}", f.precision), weights});
-  if (masters > 0) stage.memory.push_back({"master weights, fp32", masters});
-  stage.memory.push_back({"AdamW's moments, fp32", 2 * fp32 * parameters});
-  stage.memory.push_back({"gradients, fp32", fp32 * parameters});
-  stage.memory.push_back({"activations kept for backward", kept * double(g.blocks)});
+  if (sharding == Sharding::parameters && ranks_ > 1) {
+    const double outside = outside_share(), block = (1 - outside) / double(g.blocks);
+    stage.memory.push_back({fmt::format("student's weights, {}{}", f.precision, of_all), weights * share});
+    stage.memory.push_back({"weights that are whole at once: outside the blocks, and two blocks",
+                            weights * (outside + 2 * block)});
+    stage.memory.push_back({"gradients, fp32" + of_all, fp32 * parameters * share});
+    stage.memory.push_back({"gradients that are whole at once: of two blocks, or of what is outside them",
+                            fp32 * parameters * std::max(2 * block, outside)});
+  } else {
+    stage.memory.push_back({fmt::format("student's weights, {}", f.precision), weights});
+    stage.memory.push_back({"gradients, fp32", fp32 * parameters});
+  }
+  if (masters > 0) stage.memory.push_back({"master weights, fp32" + of_all, masters * share});
+  stage.memory.push_back({"AdamW's moments, fp32" + of_all, 2 * fp32 * parameters * share});
+  if (f.save_behind && (f.save_every > 0 || checkpoints_ > 1) && config_.model.device != "cuda")
+    stage.memory.push_back({"copy of the training state while it is written (finetune.save_behind)",
+                            3 * fp32 * parameters / double(ranks_)});
+  // Of a 16-bit block the norms and gated sums keep fp32 copies.
+  const double tokens = double(f.micro_batch) * double(g.tokens);
+  const double kept =
+      tokens * ((bytes < fp32 ? 58 : 22 * fp32) * double(g.dim) + bytes * 2 * double(g.ffn_dim));
+  const int64_t again = f.recompute > 0 ? ceil_div(g.blocks, f.recompute) : 0;
+  stage.memory.push_back({"activations kept for backward", kept * double(g.blocks - again)});
+  if (again > 0)
+    stage.memory.push_back({fmt::format("inputs of {} recomputed blocks, and one block's activations", again),
+                            double(again) * tokens * fp32 * double(g.dim) + kept});
   stage.disk = {{fmt::format("{} checkpoints and two newer, fp32 with AdamW's moments", checkpoints_),
                  double(checkpoints_ + 2) * 3 * fp32 * parameters}};
   return stage;

@@ -37,6 +37,7 @@ class StagePlanner {
   double student_flops(const CostGeometry& g) const;
   double forward_work(const CostGeometry& g, int64_t batch, double bytes) const;
   int64_t student_parameters() const;
+  double outside_share() const;
 
   const Config& config_;
   const ModelSizes& model_;

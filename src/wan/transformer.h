@@ -10,6 +10,7 @@
 #include "attention/hybrid.h"
 #include "base/random.h"
 #include "base/tensor.h"
+#include "parallel/bucket_layout.h"
 #include "storage/tensor_store.h"
 #include "wan/block_stream.h"
 #include "wan/precision.h"
@@ -59,6 +60,13 @@ void save_transformer(const TransformerConfig& config, const LazyTensors& parame
 using AttentionFunction =
     std::function<at::Tensor(int64_t block, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)>;
 
+/// Told when a training step comes to the parameters of a group (Transformer::parameter_groups' numbers), for
+/// parameters that are not whole all the time.
+struct GroupHooks {
+  /// The last group, what is outside the blocks, is told of before_forward alone, once a forward.
+  std::function<void(int64_t group)> before_forward, after_forward, before_backward;
+};
+
 /// Wan2.1's diffusion transformer, parameters under diffusers' names. Device and dtype are those of the
 /// parameters. With bf16 parameters it rounds as `Precision` says (as diffusers, unless `to` was told else);
 /// statistics of norms, modulation, gated sums and RoPE are computed in fp32 either way.
@@ -79,7 +87,7 @@ class Transformer {
   TensorMap& parameters() { return parameters_; }
   const TensorMap& parameters() const { return parameters_; }
   /// Every parameter as a leaf that requires grad, grouped for buckets: one group per block, then the rest.
-  std::vector<std::vector<at::Tensor>> parameter_groups();
+  std::vector<ParameterGroup> parameter_groups();
   void set_requires_grad(bool value);
   /// Converts to memory of its own (no longer mapped), each parameter to precision.of_parameter. Of a model
   /// that streams, all but the streamed parameters is converted, those whenever a forward comes to them.
@@ -111,6 +119,10 @@ class Transformer {
                      const AttentionFunction* attention = nullptr, int64_t last_block = -1) const;
 
   MaxGradient max_gradient = MaxGradient::through;
+  /// Of a forward with gradient, every k-th block keeps its inputs alone and is computed again in backward; 0
+  /// = none, 1 = every block. The model must live, unmoved, until backward is done; so with hooks.
+  int64_t recompute_every = 0;
+  std::shared_ptr<const GroupHooks> hooks;
 
  private:
   struct Modulation;
@@ -128,6 +140,12 @@ class Transformer {
   at::Tensor cross_attention(const TensorMap& weights, int64_t block, const at::Tensor& x,
                              const at::Tensor& text) const;
   at::Tensor feed_forward(const TensorMap& weights, int64_t block, const at::Tensor& x) const;
+  /// x [B, tokens, D], six [B, 6, D], context [B, L, D] -> x; undefined when `until_attention`.
+  at::Tensor block_forward(const TensorMap& weights, int64_t block, const at::Tensor& x,
+                           const at::Tensor& six, const at::Tensor& context, const at::Tensor& rope,
+                           const AttentionFunction* attention, bool until_attention) const;
+  at::Tensor trained_block(int64_t block, const at::Tensor& x, const at::Tensor& six,
+                           const at::Tensor& context, const at::Tensor& rope) const;
   at::Tensor head(const at::Tensor& x, const Modulation& time) const;
 
   TransformerConfig config_;

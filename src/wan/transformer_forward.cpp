@@ -2,6 +2,7 @@
 
 #include "base/errors.h"
 #include "base/linear.h"
+#include "wan/block_autograd.h"
 #include "wan/embeddings.h"
 #include "wan/transformer.h"
 
@@ -164,6 +165,49 @@ at::Tensor Transformer::feed_forward(const TensorMap& weights, int64_t block, co
                 at::gelu(linear(weights, block_name(block, "ffn.net.0.proj"), x), "tanh"));
 }
 
+at::Tensor Transformer::block_forward(const TensorMap& weights, int64_t block, const at::Tensor& input,
+                                      const at::Tensor& six, const at::Tensor& context,
+                                      const at::Tensor& rope, const AttentionFunction* attention,
+                                      bool until_attention) const {
+  // shift, scale, gate of the self-attention, then of the feed-forward, each [B, 1, D]
+  const auto m = (weights.at(block_name(block, "scale_shift_table")) + six).chunk(6, 1);
+  const auto o = self_attention(weights, block, modulated_norm(input, m[1], m[0]), rope, attention);
+  if (until_attention) return {};
+  auto x = gated_sum(input, linear(weights, block_name(block, "attn1.to_out.0"), o), m[2]);
+
+  at::Tensor normed = x;
+  if (config_.cross_attn_norm) {
+    const at::Tensor& weight = weights.at(block_name(block, "norm2.weight"));
+    normed = at::layer_norm(x.to(weight.scalar_type()), {config_.dim()}, weight,
+                            weights.at(block_name(block, "norm2.bias")), config_.eps)
+                 .to(x.scalar_type());
+  }
+  x = x + cross_attention(weights, block, normed, context);
+  return gated_sum(x, feed_forward(weights, block, modulated_norm(x, m[4], m[3])), m[5]);
+}
+
+/// A block of a training step: with its hooks, and computed again in backward where that is asked for.
+at::Tensor Transformer::trained_block(int64_t block, const at::Tensor& x, const at::Tensor& six,
+                                      const at::Tensor& context, const at::Tensor& rope) const {
+  const auto body = [this, block, rope](const std::vector<at::Tensor>& inputs) {
+    return block_forward(parameters_, block, inputs[0], inputs[1], inputs[2], rope, nullptr, false);
+  };
+  std::function<void()> reached;
+  if (hooks) {
+    hooks->before_forward(block);
+    reached = [told = hooks, block] { told->before_backward(block); };
+  }
+  at::Tensor result;
+  if (recompute_every > 0 && block % recompute_every == 0) {
+    result = recompute(body, {x, six, context}, reached);
+  } else {
+    result = body({x, six, context});
+    if (reached) result = mark_backward(result, reached);
+  }
+  if (hooks) hooks->after_forward(block);
+  return result;
+}
+
 at::Tensor Transformer::head(const at::Tensor& x, const Modulation& time) const {
   const at::Tensor& table = parameter("scale_shift_table");
   const auto two = table + time.embedding.unsqueeze(1).to(table.scalar_type());
@@ -174,6 +218,9 @@ at::Tensor Transformer::forward(const at::Tensor& hidden_states, const at::Tenso
                                 const at::Tensor& text, const AttentionFunction* attention,
                                 int64_t last_block) const {
   check_inputs(config_, hidden_states, timestep, text);
+  const bool trains = at::GradMode::is_enabled() && (hooks || recompute_every > 0);
+  EXPECT(!trains || (!attention && last_block < 0 && !stream_));
+  if (trains && hooks) hooks->before_forward(config_.num_layers);
   const at::Tensor& patch_weight = parameter("patch_embedding.weight");
   const auto device = patch_weight.device();
   const auto dtype = patch_weight.scalar_type();
@@ -187,25 +234,15 @@ at::Tensor Transformer::forward(const at::Tensor& hidden_states, const at::Tenso
   auto x = at::linear(patchify(hidden_states.to(device, dtype), config_.patch_size), patch_weight.flatten(1),
                       parameter("patch_embedding.bias"));  // [B, tokens, D], the residual stream
   for (int64_t block = 0; block < config_.num_layers; ++block) {
+    if (trains) {
+      x = trained_block(block, x, time.six, context, rope);
+      continue;
+    }
     // A replay that ends early begins anew at the first block.
     const BlockStream::Block held =
         stream_ && block == last_block ? stream_->get(block, 0) : block_weights(block);
-    const TensorMap& weights = *held;
-    // shift, scale, gate of the self-attention, then of the feed-forward, each [B, 1, D]
-    const auto m = (weights.at(block_name(block, "scale_shift_table")) + time.six).chunk(6, 1);
-    const auto o = self_attention(weights, block, modulated_norm(x, m[1], m[0]), rope, attention);
+    x = block_forward(*held, block, x, time.six, context, rope, attention, block == last_block);
     if (block == last_block) return {};
-    x = gated_sum(x, linear(weights, block_name(block, "attn1.to_out.0"), o), m[2]);
-
-    at::Tensor normed = x;
-    if (config_.cross_attn_norm) {
-      const at::Tensor& weight = weights.at(block_name(block, "norm2.weight"));
-      normed = at::layer_norm(x.to(weight.scalar_type()), {config_.dim()}, weight,
-                              weights.at(block_name(block, "norm2.bias")), config_.eps)
-                   .to(x.scalar_type());
-    }
-    x = x + cross_attention(weights, block, normed, context);
-    x = gated_sum(x, feed_forward(weights, block, modulated_norm(x, m[4], m[3])), m[5]);
   }
   return unpatchify(head(x, time), grid, config_.patch_size);
 }

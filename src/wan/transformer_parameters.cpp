@@ -132,17 +132,17 @@ void Transformer::save(const std::filesystem::path& folder, at::ScalarType dtype
   save_transformer(config_, lazy(parameters_), folder, dtype, as);
 }
 
-std::vector<std::vector<at::Tensor>> Transformer::parameter_groups() {
+std::vector<ParameterGroup> Transformer::parameter_groups() {
   set_requires_grad(true);
-  std::vector<std::vector<at::Tensor>> groups(static_cast<size_t>(config_.num_layers) + 1);
+  std::vector<ParameterGroup> groups(static_cast<size_t>(config_.num_layers) + 1);
   for (int64_t block = 0; block < config_.num_layers; ++block) {
     const std::string prefix = block_prefix(block);
     for (auto it = parameters_.lower_bound(prefix);
          it != parameters_.end() && starts_with(it->first, prefix.c_str()); ++it)
-      groups[static_cast<size_t>(block)].push_back(it->second);
+      groups[static_cast<size_t>(block)].push_back(*it);
   }
   for (const auto& [name, tensor] : parameters_)
-    if (!starts_with(name, "blocks.")) groups.back().push_back(tensor);
+    if (!starts_with(name, "blocks.")) groups.back().emplace_back(name, tensor);
   return groups;
 }
 

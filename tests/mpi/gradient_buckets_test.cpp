@@ -4,7 +4,6 @@
 
 #include "base/errors.h"
 #include "base/random.h"
-#include "parallel/adamw.h"
 #include "session_main.h"
 
 namespace surgery {
@@ -26,10 +25,59 @@ struct Net {
     b_bias = parameter(4, {5});
     unused = parameter(5, {7});
   }
-  std::vector<std::vector<at::Tensor>> groups() const { return {{a, a_bias}, {unused}, {b, b_bias}}; }
+  std::vector<ParameterGroup> groups() const {
+    return {{{"a", a}, {"a_bias", a_bias}}, {{"unused", unused}}, {{"b", b}, {"b_bias", b_bias}}};
+  }
   std::vector<at::Tensor> parameters() const { return {a, a_bias, unused, b, b_bias}; }
   at::Tensor loss(const at::Tensor& x) const {
     return (at::tanh(x.to(a.dtype()).matmul(a) + a_bias).matmul(b) + b_bias).square().mean();
+  }
+};
+
+constexpr Sharding kShardings[] = {Sharding::none, Sharding::optimizer, Sharding::parameters};
+
+std::vector<std::vector<at::Tensor>> tensors_of(const std::vector<ParameterGroup>& groups) {
+  std::vector<std::vector<at::Tensor>> result;
+  for (const ParameterGroup& group : groups) {
+    result.emplace_back();
+    for (const auto& [name, tensor] : group) result.back().push_back(tensor);
+  }
+  return result;
+}
+
+/// Buckets over groups of one type each, and what their pieces are together.
+struct Buckets : GradientBuckets {
+  Communicator& ranks;
+  BucketLayout layout;
+  Sharding sharding;
+
+  Buckets(Communicator& communicator, const std::vector<ParameterGroup>& groups,
+          Sharding how = Sharding::none)
+      : GradientBuckets(communicator, BucketLayout(groups, communicator.size()), tensors_of(groups), how),
+        ranks(communicator),
+        layout(groups, communicator.size()),
+        sharding(how) {}
+
+  /// Collective: whole buckets, put together from every rank's piece.
+  std::vector<at::Tensor> flat() const {
+    std::vector<at::Tensor> result;
+    for (size_t b = 0; b < layout.buckets.size(); ++b) {
+      at::Tensor whole = pieces()[b].clone();
+      if (sharding != Sharding::none) {
+        whole = at::empty({layout.buckets[b].size});
+        ranks.all_gather(pieces()[b].contiguous(), whole);
+      }
+      result.push_back(whole);
+    }
+    return result;
+  }
+  /// Collective: shaped like the parameters, in the order of the groups.
+  std::vector<at::Tensor> gradients() const {
+    std::vector<at::Tensor> result;
+    const std::vector<at::Tensor> buckets = flat();
+    for (size_t b = 0; b < buckets.size(); ++b)
+      for (const auto& entry : layout.buckets[b].entries) result.push_back(view_of(buckets[b], entry));
+    return result;
   }
 };
 
@@ -55,10 +103,10 @@ std::vector<at::Tensor> alone(int micro_steps, at::ScalarType type = at::kFloat)
   return sums;
 }
 
-void run_step(GradientBuckets& buckets, const Net& net, int micro_steps) {
+void run_step(Buckets& buckets, const Net& net, int micro_steps) {
   buckets.zero();
   for (int m = 0; m < micro_steps; ++m) {
-    buckets.expect_last_micro_step(m + 1 == micro_steps);
+    buckets.begin_micro_step(m + 1 == micro_steps);
     net.loss(samples(session().rank(), m)).backward();
   }
   buckets.finish();
@@ -75,37 +123,43 @@ void expect_close(const std::vector<at::Tensor>& gradients, const std::vector<at
 
 TEST(GradientBuckets, EqualTheGradientOfTheMeanLossMadeByOneRank) {
   auto communicator = session().duplicate();
-  for (const int micro_steps : {1, 2, 3}) {
-    Net net;
-    GradientBuckets buckets(*communicator, net.groups());
-    run_step(buckets, net, micro_steps);
-    expect_close(buckets.gradients(), alone(micro_steps), 1e-6);
-    for (size_t i = 0; i < net.parameters().size(); ++i)
-      EXPECT_TRUE(net.parameters()[i].grad().is_alias_of(buckets.gradients()[i]));
-  }
+  for (const Sharding sharding : kShardings)
+    for (const int micro_steps : {1, 2, 3}) {
+      Net net;
+      Buckets buckets(*communicator, net.groups(), sharding);
+      for (int repeat = 0; repeat < 2; ++repeat) run_step(buckets, net, micro_steps);
+      expect_close(buckets.gradients(), alone(micro_steps), 1e-6);
+      for (const at::Tensor& parameter : net.parameters())
+        EXPECT_EQ(parameter.grad().defined(), sharding != Sharding::parameters) << "views, or nothing";
+    }
 }
 
 TEST(GradientBuckets, ParametersWithoutPartCountAsZero) {
   auto communicator = session().duplicate();
-  Net net;
-  GradientBuckets buckets(*communicator, net.groups());
-  run_step(buckets, net, 1);
-  EXPECT_TRUE(at::equal(net.unused.grad(), at::zeros({7})));
-  // Even when the ranks differ in which parameters took part.
-  buckets.zero();
-  const bool takes_part = session().rank() == session().size() - 1;
-  if (takes_part)
-    (net.unused.sum() * 2 + net.a.sum()).backward();
-  else
-    net.b.sum().backward();
-  buckets.finish();
-  EXPECT_TRUE(at::allclose(net.unused.grad(), at::full({7}, 2.0 / session().size())));
+  for (const Sharding sharding : kShardings) {
+    Net net;
+    Buckets buckets(*communicator, net.groups(), sharding);
+    run_step(buckets, net, 1);
+    EXPECT_TRUE(at::equal(buckets.gradients()[2], at::zeros({7})));
+    // Even when the ranks, and the micro-steps, differ in which parameters took part.
+    buckets.zero();
+    const bool takes_part = session().rank() == session().size() - 1;
+    for (const bool last : {false, true}) {
+      buckets.begin_micro_step(last);
+      if (takes_part && last)
+        (net.unused.sum() * 2 + net.a.sum()).backward();
+      else
+        net.b.sum().backward();
+    }
+    buckets.finish();
+    EXPECT_TRUE(at::allclose(buckets.gradients()[2], at::full({7}, 2.0 / session().size())));
+  }
 }
 
 TEST(GradientBuckets, RepeatedStepsGiveTheSameBits) {
   auto communicator = session().duplicate();
   Net net;
-  GradientBuckets buckets(*communicator, net.groups());
+  Buckets buckets(*communicator, net.groups());
   std::vector<at::Tensor> first;
   for (int repeat = 0; repeat < 10; ++repeat) {
     run_step(buckets, net, 2);
@@ -124,19 +178,21 @@ TEST(GradientBuckets, RepeatedStepsGiveTheSameBits) {
 
 TEST(GradientBuckets, Bf16ParametersAreSummedInFp32) {
   auto communicator = session().duplicate();
-  Net net(at::kBFloat16);
-  GradientBuckets buckets(*communicator, net.groups());
-  run_step(buckets, net, 3);
-  for (const at::Tensor& gradient : buckets.gradients()) EXPECT_EQ(gradient.scalar_type(), at::kFloat);
-  for (const at::Tensor& parameter : net.parameters()) EXPECT_FALSE(parameter.grad().defined());
-  // Sums of bf16 gradients taken in fp64 and in fp32: far closer than bf16's 2^-9.
-  expect_close(buckets.gradients(), alone(3, at::kBFloat16), 1e-6);
+  for (const Sharding sharding : kShardings) {
+    Net net(at::kBFloat16);
+    Buckets buckets(*communicator, net.groups(), sharding);
+    run_step(buckets, net, 3);
+    for (const at::Tensor& piece : buckets.pieces()) EXPECT_EQ(piece.scalar_type(), at::kFloat);
+    for (const at::Tensor& parameter : net.parameters()) EXPECT_FALSE(parameter.grad().defined());
+    // Sums of bf16 gradients taken in fp64 and in fp32: far closer than bf16's 2^-9.
+    expect_close(buckets.gradients(), alone(3, at::kBFloat16), 1e-6);
+  }
 }
 
 TEST(GradientBuckets, AReplacedGradientStillReachesTheBucket) {
   auto communicator = session().duplicate();
   Net net;
-  GradientBuckets buckets(*communicator, net.groups());
+  Buckets buckets(*communicator, net.groups());
   buckets.zero();
   for (const at::Tensor& parameter : net.parameters())
     parameter.mutable_grad() = at::Tensor();  // zero_grad() does that
@@ -148,7 +204,7 @@ TEST(GradientBuckets, AReplacedGradientStillReachesTheBucket) {
 TEST(GradientBuckets, AGradientAfterItsBucketWasSentIsRefused) {
   auto communicator = session().duplicate();
   Net net;
-  GradientBuckets buckets(*communicator, net.groups());
+  Buckets buckets(*communicator, net.groups());
   run_step(buckets, net, 1);
   EXPECT_THROW(net.loss(samples(session().rank(), 0)).backward(), Error);  // zero() was forgotten
 }
@@ -156,16 +212,16 @@ TEST(GradientBuckets, AGradientAfterItsBucketWasSentIsRefused) {
 TEST(GradientBuckets, BucketsCanBeCutInEqualPieces) {
   auto communicator = session().duplicate();
   Net net;
-  GradientBuckets buckets(*communicator, net.groups());
+  Buckets buckets(*communicator, net.groups());
   run_step(buckets, net, 1);
   const auto groups = net.groups();
-  ASSERT_EQ(buckets.flat().size(), 3u);
+  ASSERT_EQ(buckets.pieces().size(), 3u);
   for (size_t g = 0; g < 3; ++g) {
-    EXPECT_EQ(buckets.flat()[g].numel() % (64 * session().size()), 0);
+    EXPECT_EQ(buckets.pieces()[g].numel() % (64 * session().size()), 0);
     double sum = 0;  // padding holds zeros
-    for (const at::Tensor& parameter : groups[g])
+    for (const auto& [name, parameter] : groups[g])
       sum += parameter.grad().to(at::kDouble).square().sum().item<double>();
-    EXPECT_NEAR(buckets.flat()[g].to(at::kDouble).square().sum().item<double>(), sum, 1e-12 * (1 + sum));
+    EXPECT_NEAR(buckets.pieces()[g].to(at::kDouble).square().sum().item<double>(), sum, 1e-12 * (1 + sum));
   }
 }
 
@@ -173,24 +229,27 @@ TEST(GradientBuckets, RefuseParametersTheyCannotServe) {
   auto communicator = session().duplicate();
   const at::Tensor frozen = at::zeros({3}), half = at::zeros({3}, at::kHalf).requires_grad_();
   const at::Tensor twice = at::zeros({3}).requires_grad_();
-  EXPECT_THROW(GradientBuckets(*communicator, {{frozen}}), Error);
-  EXPECT_THROW(GradientBuckets(*communicator, {{half}}), Error);
-  EXPECT_THROW(GradientBuckets(*communicator, {{twice}, {twice}}), Error);
+  EXPECT_THROW(Buckets(*communicator, {{{"frozen", frozen}}}), Error);
+  EXPECT_THROW(Buckets(*communicator, {{{"half", half}}}), Error);
+  EXPECT_THROW(Buckets(*communicator, {{{"one", twice}}, {{"another", twice}}}), Error);
+  EXPECT_THROW(Buckets(*communicator, {{{"name", twice}}, {{"name", at::zeros({2}).requires_grad_()}}}),
+               Error);
 }
 
 TEST(GradientBuckets, LargeBucketsOverlapWithoutChangingTheResult) {
   auto communicator = session().duplicate();
-  std::vector<std::vector<at::Tensor>> groups;
+  std::vector<ParameterGroup> groups;
   for (uint64_t i = 0; i < 6; ++i)
-    groups.push_back({random_normal(RandomKey{1, i}, {300, 300}).requires_grad_(),
-                      random_normal(RandomKey{2, i}, {300}).requires_grad_()});
+    groups.push_back({{fmt::format("{}.w", i), random_normal(RandomKey{1, i}, {300, 300}).requires_grad_()},
+                      {fmt::format("{}.b", i), random_normal(RandomKey{2, i}, {300}).requires_grad_()}});
   const auto loss = [&](int rank) {
     at::Tensor x = random_normal(RandomKey{9, static_cast<uint64_t>(rank)}, {4, 300});
-    for (const auto& group : groups) x = at::tanh(x.matmul(group[0]) * 0.05 + group[1]);
+    for (const auto& group : groups) x = at::tanh(x.matmul(group[0].second) * 0.05 + group[1].second);
     return x.square().mean();
   };
   std::vector<at::Tensor> parameters;
-  for (const auto& group : groups) parameters.insert(parameters.end(), group.begin(), group.end());
+  for (const auto& group : tensors_of(groups))
+    parameters.insert(parameters.end(), group.begin(), group.end());
   std::vector<at::Tensor> expected;
   for (int r = 0; r < session().size(); ++r) {
     const auto grads = torch::autograd::grad({loss(r)}, parameters);
@@ -199,45 +258,12 @@ TEST(GradientBuckets, LargeBucketsOverlapWithoutChangingTheResult) {
       expected[i] += grads[i].to(at::kDouble) / session().size();
     }
   }
-  GradientBuckets buckets(*communicator, groups);
+  Buckets buckets(*communicator, groups);
   buckets.zero();
   loss(session().rank()).backward();
   buckets.finish();
   expect_close(buckets.gradients(), expected, 1e-7);
   EXPECT_LE(buckets.exposed_seconds(), buckets.communication_seconds() + 1e-3);
-}
-
-TEST(DataParallelTraining, ManyRanksFollowTheSameCurveAsOne) {
-  auto communicator = session().duplicate();
-  Net net, reference;
-  GradientBuckets buckets(*communicator, net.groups());
-  const auto named = [](const Net& of) {
-    AdamW::Named list;
-    for (size_t i = 0; i < of.parameters().size(); ++i)
-      list.emplace_back(fmt::format("p{}", i), of.parameters()[i]);
-    return list;
-  };
-  AdamWOptions options;
-  options.learning_rate = 1e-2;
-  AdamW optimizer(named(net), options), single(named(reference), options);
-  for (int step = 0; step < 20; ++step) {
-    run_step(buckets, net, 1);
-    clip_gradients(buckets.gradients(), 1);
-    optimizer.step(buckets.gradients());
-
-    std::vector<at::Tensor> sums;
-    for (const at::Tensor& p : reference.parameters()) sums.push_back(at::zeros_like(p).detach());
-    for (int r = 0; r < session().size(); ++r) {
-      const auto grads =
-          torch::autograd::grad({reference.loss(samples(r, 0))}, reference.parameters(), {}, {}, false, true);
-      for (size_t i = 0; i < grads.size(); ++i)
-        if (grads[i].defined()) sums[i] += grads[i] / session().size();
-    }
-    clip_gradients(sums, 1);
-    single.step(sums);
-  }
-  for (size_t i = 0; i < net.parameters().size(); ++i)
-    EXPECT_TRUE(at::allclose(net.parameters()[i], reference.parameters()[i], 1e-4, 1e-5));
 }
 
 }  // namespace

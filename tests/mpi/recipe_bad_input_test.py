@@ -261,14 +261,14 @@ def test_a_spoilt_artifact_is_set_aside_and_made_again(finished, run, spoil):
 
 
 def test_a_spoilt_checkpoint_is_set_aside_and_an_older_one_continued(finished, run):
-    truncated(run / "finetune/step-000002/state-0-of-1.safetensors")
+    truncated(run / "finetune/step-000002/state-1-of-2.safetensors")
     result = stage("finetune", run, ranks=2)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "state-0-of-1.safetensors" in result.stderr and "set aside as step-000002.bad" in result.stderr
+    assert "state-1-of-2.safetensors" in result.stderr and "set aside as step-000002.bad" in result.stderr
     assert "continues after iteration 1" in result.stdout
     now = artifacts(run)
     assert {name: now[name] for name in now if ".bad/" not in name} == artifacts(finished)
-    assert len(list(run.glob("finetune/step-000002.bad/*"))) == 2
+    assert len(list(run.glob("finetune/step-000002.bad/*"))) == 3
 
 
 def test_a_spoilt_clip_of_our_own_is_written_again(finished, run):

@@ -12,10 +12,10 @@ import sys
 import h5py
 import numpy
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from small_recipe import SETTINGS, command, environment, hashes, run  # noqa: E402
+from small_recipe import SETTINGS, command, environment, finetuned, hashes, run  # noqa: E402
 
 BLOCKS = "distill/block-*.h5"
 TEACHER = pathlib.Path(SETTINGS["model.path"])
@@ -39,8 +39,7 @@ def continued(base, directory, stage, *options, ranks=2):
 
 
 def parameters(directory, iteration=8):
-    state = load_file(directory / f"finetune/step-{iteration:06d}/state-0-of-1.safetensors")
-    return {name: value for name, value in state.items() if name.startswith("parameter.")}
+    return {name: value for name, value in finetuned(directory, iteration).items() if name.startswith("parameter.")}
 
 
 def losses(directory):

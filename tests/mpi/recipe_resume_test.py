@@ -16,10 +16,9 @@ import time
 
 import numpy
 import pytest
-from safetensors.numpy import load_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from small_recipe import BINARY, IDENTICAL, command, environment, hashes, run  # noqa: E402
+from small_recipe import BINARY, IDENTICAL, command, environment, finetuned, hashes, run  # noqa: E402
 
 
 def ranks_of(launcher):
@@ -81,17 +80,13 @@ def ledger(directory):
     return [json.loads(line) for line in (directory / "ledger.jsonl").read_text().splitlines()]
 
 
-def states(directory, iteration):
-    return load_file(directory / f"finetune/step-{iteration:06d}/state-0-of-1.safetensors")
-
-
 @pytest.mark.parametrize("ranks", [2, 1])
 def test_finetuning_continues_exactly(undisturbed, tmp_path, ranks):
     directory = tmp_path / "run"
     run_and_kill(directory, 2, "finetune/step-000003/manifest.json", 1)
     assert not (directory / "finetune/step-000008").exists(), "the rank was killed too late to show anything"
     assert "finetune: continues after iteration 3" in run(directory, ranks)
-    expected, found, start = states(undisturbed, 8), states(directory, 8), states(undisturbed, 2)
+    expected, found, start = (finetuned(folder, step) for folder, step in [(undisturbed, 8), (directory, 8), (undisturbed, 2)])
     assert expected.keys() == found.keys()
     moved = max(numpy.abs(expected[name] - start[name]).max() for name in expected if name.startswith("parameter."))
     assert moved > 1e-5, "the comparison is blind if finetuning moves nothing"
@@ -243,7 +238,7 @@ def test_a_video_of_another_model_is_made_again(undisturbed, tmp_path):
 def test_a_lost_milestone_is_made_again_and_later_ones_stay(undisturbed, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(undisturbed, directory)
-    state = lambda name: directory / "finetune" / name / "state-0-of-1.safetensors"
+    state = lambda name: directory / "finetune" / name / "state-0-of-2.safetensors"
     lost, later, last = sorted(path.name for path in directory.glob("finetune/step-*"))[-3:]
     assert last == "step-000008"
     expected = state(lost).read_bytes()

@@ -153,6 +153,58 @@ TEST(Transformer, SamplesOfABatchDoNotMeet) {
   }
 }
 
+/// The gradients of all parameters, by name.
+std::map<std::string, at::Tensor> gradients_of(Transformer& model) {
+  const Inputs in;
+  model.set_requires_grad(true);
+  for (auto& [name, tensor] : model.parameters()) tensor.mutable_grad() = at::Tensor();
+  model.forward(in.latents, in.timestep, in.text).square().mean().backward();
+  std::map<std::string, at::Tensor> result;
+  for (const auto& [name, tensor] : model.parameters()) result[name] = tensor.grad().clone();
+  return result;
+}
+
+TEST(Transformer, RecomputedBlocksGiveTheSameGradients) {
+  auto model = awake(tiny());
+  const auto expected = gradients_of(model);
+  for (const int64_t every : {1, 2}) {
+    model.recompute_every = every;
+    for (const auto& [name, gradient] : gradients_of(model)) {
+      // The text goes into every block twice: its gradients are summed in another order.
+      const bool shared = name.starts_with("condition_embedder");
+      EXPECT_TRUE(at::allclose(gradient, expected.at(name), 1e-5, shared ? 1e-8 : 0)) << name;
+      EXPECT_TRUE(shared || at::equal(gradient, expected.at(name))) << name;
+    }
+  }
+  // Even where nothing in front of the block learns, as with only some parameters trained.
+  model.set_requires_grad(false);
+  const std::string last = "blocks.2.ffn.net.2.weight";
+  model.parameters().at(last).requires_grad_(true).mutable_grad() = at::Tensor();
+  const Inputs in;
+  model.recompute_every = 1;
+  model.forward(in.latents, in.timestep, in.text).square().mean().backward();
+  EXPECT_TRUE(at::equal(model.parameters().at(last).grad(), expected.at(last)));
+}
+
+TEST(Transformer, HooksSurroundEveryGroup) {
+  auto model = awake(tiny());
+  for (const int64_t every : {0, 2}) {
+    std::string told;
+    const auto tell = [&told](const char* what) {
+      return [&told, what](int64_t group) { told += fmt::format("{}{} ", what, group); };
+    };
+    model.recompute_every = every;
+    model.hooks = std::make_shared<GroupHooks>(GroupHooks{tell("f"), tell("a"), tell("b")});
+    gradients_of(model);
+    EXPECT_EQ(told, "f3 f0 a0 f1 a1 f2 a2 b2 b1 b0 ") << every;
+    told.clear();
+    const Inputs in;
+    const at::NoGradGuard no_gradient;
+    model.forward(in.latents, in.timestep, in.text);
+    EXPECT_EQ(told, "") << "whoever asks for no gradient sees to the parameters himself";
+  }
+}
+
 TEST(Transformer, GradientReachesEveryParameterAndIsTheFunctionsSlope) {
   const Inputs in;
   for (const int64_t batch : {1, 2}) {
