@@ -15,8 +15,9 @@
 namespace surgery {
 namespace {
 
-constexpr std::array<std::string_view, 6> kTables{"attention", "transformer", "knapsack",
-                                                  "cache",     "load",        "finetune"};
+constexpr std::string_view kReference = "reference";  // needs Python: only when it is asked for
+constexpr std::array<std::string_view, 7> kTables{"attention", "transformer", "knapsack", "cache",
+                                                  "load",      "finetune",    kReference};
 
 void print_table(const BenchTable& table) {
   fmt::print("{}\n{:<34}{:>12}{:>12}{:>8}{:>8}  peer, or note\n", table.title, "", "ours, ms", "peer, ms",
@@ -55,6 +56,7 @@ BenchTable run_one(std::string_view name, const BenchOptions& options, Session& 
   if (name == "transformer") return bench_transformer(options);
   if (name == "knapsack") return bench_knapsack(options);
   if (name == "load") return bench_load(options);
+  if (name == kReference) return bench_reference(options);
   return bench_cache(options);
 }
 
@@ -71,11 +73,12 @@ ExitCode run(Context& context) {
   options.folder = context.options.text("folder", std::filesystem::temp_directory_path().string());
   if (std::min({options.tokens, options.heads, options.head_dim, options.batch, options.repetitions}) < 1)
     fail_usage("bench: tokens, heads, head-dim, batch and repetitions count something: give at least 1");
+  options.source = context.options.text("source", ".");
   std::vector<std::string> wanted = context.options.positional();
   for (const std::string& name : wanted)
     if (std::find(kTables.begin(), kTables.end(), name) == kTables.end())
       fail_usage("bench has no table \"{}\": {} are there", name, fmt::join(kTables, ", "));
-  if (wanted.empty()) wanted.assign(kTables.begin(), kTables.end());
+  if (wanted.empty()) wanted.assign(kTables.begin(), kTables.end() - 1);
   const bool json = context.options.has("json"), prints = context.session.rank() == 0;
   nlohmann::ordered_json all{{"threads", at::get_num_threads()},
                              {"ranks", context.session.size()},
@@ -135,8 +138,9 @@ Command bench_command() {
            {"heads", "N", "of the attention benchmark [2]"},
            {"head-dim", "N", "of the attention benchmark [128]"},
            {"batch", "N", "of the transformer benchmark, clips [1]"},
-           {"folder", "DIR", "where the cache and load benchmarks write [the system's temporary folder]"}},
-          "attention|transformer|knapsack|cache|load|finetune..."};
+           {"folder", "DIR", "where the cache and load benchmarks write [the system's temporary folder]"},
+           {"source", "DIR", "the source tree, for the reference benchmark [.]"}},
+          "attention|transformer|knapsack|cache|load|finetune|reference..."};
 }
 
 }  // namespace surgery

@@ -17,6 +17,7 @@ struct BenchOptions {
   int64_t batch = 1;                                 ///< of the transformer benchmark
   int64_t repetitions = 5;                           ///< of every candidate, interleaved
   std::filesystem::path folder;                      ///< for the files of the cache and load benchmarks
+  std::filesystem::path source;                      ///< the source tree, for the reference benchmark
 };
 
 /// One line of a table: seconds of this program, with a peer in the same run, a limit, or neither.
@@ -62,5 +63,9 @@ BenchTable bench_load(const BenchOptions& options);
 /// Data-parallel training of the small teacher's transformer on all ranks, and on one with the same global
 /// batch. Collective; the table is rank 0's.
 BenchTable bench_finetune(const BenchOptions& options, Session& session);
+/// Transformer, umT5, VAE and `encode` against diffusers, transformers and one rank, through
+/// tests/bench/reference_bench.py of the source tree, by the Python that SURGERY_PYTHON names (else python3).
+/// Half an hour. Error{io}.
+BenchTable bench_reference(const BenchOptions& options);
 
 }  // namespace surgery

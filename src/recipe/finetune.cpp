@@ -11,6 +11,7 @@
 #include "recipe/artifact.h"
 #include "recipe/finetune_checkpoint.h"
 #include "recipe/latent_set.h"
+#include "recipe/step_ahead.h"
 #include "recipe/student.h"
 #include "recipe/text_cache.h"
 #include "storage/checkpoint.h"
@@ -35,7 +36,9 @@ class Trainer {
         student_(std::move(student)),
         data_(data),
         order_(recipe.key("finetune-order"), data.runs(), data.weights(), f_.global_batch),
-        negative_(text_rows(recipe, "")) {
+        negative_(text_rows(recipe, "")),
+        text_length_(recipe.text_length()),
+        ahead_([this](int64_t step) { return make_batches(step); }) {
     student_.max_gradient = f_.max_gradient == "constant" ? MaxGradient::constant : MaxGradient::through;
     student_.keep_blocks();
     student_.recompute_every = f_.recompute;
@@ -56,20 +59,15 @@ class Trainer {
 
   // One update over the global batch; returns its mean loss.
   double step() {
-    const int world = recipe_.session.size(), rank = recipe_.session.rank();
-    const SampleOrder::Batch batch_samples = order_.at(iteration());
-    std::vector<Place> mine;
-    for (int64_t i = rank; i < f_.global_batch; i += world)
-      mine.push_back({iteration() * f_.global_batch + i, batch_samples.samples[static_cast<size_t>(i)]});
+    const int world = recipe_.session.size();
+    const std::vector<Batch> batches = ahead_.take(iteration(), iteration() + 1 == f_.iterations);
     engine_->zero();
     double loss_sum = 0;
-    for (size_t at = 0; at < mine.size(); at += static_cast<size_t>(f_.micro_batch)) {
-      const size_t end = std::min(mine.size(), at + static_cast<size_t>(f_.micro_batch));
-      const Batch batch = make_batch(
-          {mine.begin() + static_cast<std::ptrdiff_t>(at), mine.begin() + static_cast<std::ptrdiff_t>(end)});
-      engine_->begin_micro_step(end == mine.size());
+    for (size_t i = 0; i < batches.size(); ++i) {
+      const Batch& batch = batches[i];
+      engine_->begin_micro_step(i + 1 == batches.size());
       const at::Tensor velocity = student_.forward(batch.input, batch.timestep, batch.text);
-      at::Tensor loss = at::mse_loss(velocity.to(at::kFloat), batch.target);
+      at::Tensor loss = at::mse_loss(velocity.to(at::kFloat), batch.target.to(recipe_.device));
       const double flow = loss.item<double>();
       if (f_.teacher_weight > 0) {
         at::Tensor wanted;
@@ -79,7 +77,7 @@ class Trainer {
         }
         loss = loss + f_.teacher_weight * at::mse_loss(velocity.to(at::kFloat), wanted);
       }
-      const double count = static_cast<double>(end - at);
+      const auto count = static_cast<double>(batch.input.size(0));
       loss_sum += flow * count;
       // The engine averages over ranks: the sum over the global batch is divided by its size.
       (loss * (count * world / static_cast<double>(f_.global_batch))).backward();
@@ -91,6 +89,7 @@ class Trainer {
 
   int64_t iteration() const { return engine_->steps(); }  ///< updates done
   double last_norm() const { return norm_; }
+  double data_seconds() const { return ahead_.waited_seconds(); }  ///< waiting for batches, summed
   const DataParallel& engine() const { return *engine_; }
 
  private:
@@ -99,7 +98,22 @@ class Trainer {
     int64_t position, sample;
   };
 
-  Batch make_batch(const std::vector<Place>& places) {
+  /// Of one step, this rank's. On the thread that reads ahead, so on the host.
+  std::vector<Batch> make_batches(int64_t step) {
+    const SampleOrder::Batch all = order_.at(step);
+    const auto world = static_cast<size_t>(recipe_.session.size());
+    std::vector<Place> mine;
+    for (auto i = static_cast<size_t>(recipe_.session.rank()); i < all.samples.size(); i += world)
+      mine.push_back({step * f_.global_batch + static_cast<int64_t>(i), all.samples[i]});
+    std::vector<Batch> batches;
+    for (size_t at = 0; at < mine.size(); at += static_cast<size_t>(f_.micro_batch)) {
+      const size_t end = std::min(mine.size(), at + static_cast<size_t>(f_.micro_batch));
+      batches.push_back(make_batch(std::span(mine).subspan(at, end - at)));
+    }
+    return batches;
+  }
+
+  Batch make_batch(std::span<const Place> places) {
     std::vector<at::Tensor> inputs, targets, texts;
     std::vector<double> timesteps;
     for (const auto& [position, index] : places) {
@@ -113,10 +127,9 @@ class Trainer {
       inputs.push_back(flow.input);
       targets.push_back(flow.target);
       timesteps.push_back(flow.timestep);
-      texts.push_back(pad_text(drop ? negative_ : sample.text, recipe_.text_length()));
+      texts.push_back(pad_text(drop ? negative_ : sample.text, text_length_));
     }
-    return {at::stack(inputs).to(recipe_.device), at::tensor(timesteps, at::kFloat).to(recipe_.device),
-            at::cat(texts).to(recipe_.device), at::stack(targets).to(recipe_.device)};
+    return {at::stack(inputs), at::tensor(timesteps, at::kFloat), at::cat(texts), at::stack(targets)};
   }
 
   /// A block's parameters are there while it computes; the next one's come meanwhile, in either direction.
@@ -162,8 +175,10 @@ class Trainer {
   const LatentSet& data_;
   SampleOrder order_;
   at::Tensor negative_;
+  int64_t text_length_;
   std::unique_ptr<DataParallel> engine_;
   double norm_ = 0;
+  StepAhead<std::vector<Batch>> ahead_;  // the last: its thread uses the others
 };
 
 std::string finetune_fingerprint(Recipe& recipe, const Selection& selection, const LatentSet& data) {
@@ -175,11 +190,25 @@ std::string finetune_fingerprint(Recipe& recipe, const Selection& selection, con
                    f.precision, recipe.config.run.seed)});
 }
 
+/// With ZeRO-3 every micro-batch communicates, so the ranks need equally many.
+void check_batches(const Recipe& recipe) {
+  const FinetuneSection& f = recipe.config.finetune;
+  const int64_t ranks = recipe.session.size();
+  if (parse_sharding(recipe.config.data.sharding) == Sharding::parameters &&
+      f.global_batch % (ranks * f.micro_batch) != 0)
+    throw AgreedError(ExitCode::usage,
+                      fmt::format("data.sharding = parameters: finetune.global_batch = {} is not the same "
+                                  "number of micro-batches of {} on each of {} ranks: give a multiple of {}, "
+                                  "or data.sharding = optimizer",
+                                  f.global_batch, f.micro_batch, ranks, ranks * f.micro_batch));
+}
+
 }  // namespace
 
 bool make_finetuning(Recipe& recipe) {
   const FinetuneSection& f = recipe.config.finetune;
   if (f.iterations == 0) return true;
+  check_batches(recipe);
   StageTimer timer(recipe, "finetune");
   recipe.make_folder(recipe.run.finetune());
   const Selection selection = require_selection(recipe);
@@ -232,6 +261,7 @@ bool make_finetuning(Recipe& recipe) {
                                 {"seconds", seconds() - start},
                                 {"exposed_communication_seconds", trainer.engine().exposed_seconds()},
                                 {"communication_seconds", trainer.engine().communication_seconds()},
+                                {"data_seconds", trainer.data_seconds()},
                                 {"checkpoint_seconds", writer.exposed_seconds()}};
     recipe.metric(line.dump());
     progress.advance(1, fmt::format("loss {:.4f}", loss));

@@ -84,11 +84,18 @@ def measure(options, model, batch):
             figures, peak = call(command, options.threads)
             seconds[side].append([row["seconds"] for row in figures["transformer"]["rows"]] if side == "ours" else figures)
             peaks[side] = max(peaks[side], peak / 2**30)
+    rows = []
     for index, what in enumerate(WORK):
         mine, peer = (min(figures[index] for figures in seconds[side]) for side in ("ours", "diffusers"))
-        print(f"batch {batch}, {options.threads} threads, {what}: ours {1e3 * mine:.1f} ms, diffusers {1e3 * peer:.1f} ms, "
-              f"ratio {peer / mine:.2f}")
-    print(f"batch {batch}, peak memory of both: ours {peaks['ours']:.2f} GiB, diffusers {peaks['diffusers']:.2f} GiB")
+        rows.append(dict(batch=batch, threads=options.threads, what=what, ours=mine, diffusers=peer, ratio=peer / mine,
+                         ours_gib=peaks["ours"], diffusers_gib=peaks["diffusers"]))
+    return rows
+
+
+def show(rows):
+    for row in rows:
+        print("batch {batch}, {threads} threads, {what}: ours {ours:.4f} s, diffusers {diffusers:.4f} s, ratio {ratio:.2f}".format(**row))
+    print("batch {batch}, peak memory of both: ours {ours_gib:.2f} GiB, diffusers {diffusers_gib:.2f} GiB".format(**rows[-1]))
 
 
 def main():
@@ -99,14 +106,18 @@ def main():
     options.add_argument("--batch", type=int, action="append", help="default: 1 and 4")
     options.add_argument("--model", type=pathlib.Path, default=TEACHER, help="folder whose transformer/config.json is taken")
     options.add_argument("--layers", type=int, help="so many blocks instead of the model's")
+    options.add_argument("--json", action="store_true")
     options.add_argument("--reference", action="store_true", help=argparse.SUPPRESS)
     options = options.parse_args()
     if options.reference:
         return reference(options)
     with tempfile.TemporaryDirectory() as place:
         model = with_layers(options.model, options.layers, pathlib.Path(place)) if options.layers else options.model
-        for batch in options.batch or (1, 4):
-            measure(options, model, batch)
+        found = [measure(options, model, batch) for batch in options.batch or (1, 4)]
+    if options.json:
+        return print(json.dumps([row for rows in found for row in rows], indent=1))
+    for rows in found:
+        show(rows)
 
 
 if __name__ == "__main__":

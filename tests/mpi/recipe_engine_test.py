@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from small_recipe import BINARY, command, environment, finetuned, run  # noqa: E402
 
-IO = 74
+USAGE, IO = 64, 74
 BATCH = "--finetune.global_batch=12"  # whole over 1, 2, 3 and 4 ranks
 BEFORE = ["cache", "distill", "tables", "select", "encode"]
 
@@ -61,6 +61,14 @@ def test_every_sharding_gives_the_losses_of_one_rank(prepared, alone, tmp_path, 
     for name, value in expected.items():
         assert state[name].shape == value.shape
     assert len(list((directory / "finetune/step-000004").glob("state-*-of-*.safetensors"))) == ranks
+
+
+def test_zero_3_wants_as_many_micro_batches_of_every_rank(prepared, tmp_path):
+    directory = copy(prepared, tmp_path, "run")
+    line = command(directory, 2, "--finetune.global_batch=3", "--finetune.iterations=2", "--finetune.checkpoints=2",
+                   "--data.sharding=parameters", stage="finetune")
+    result = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=120)
+    assert result.returncode == USAGE and "give a multiple of 2" in result.stderr, result.stderr[-2000:]
 
 
 def test_bf16_students_are_sharded_with_their_masters(prepared, tmp_path):
