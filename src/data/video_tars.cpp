@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/errors.h"
+#include "base/text.h"
 #include "data/video_suffixes.h"
 #include "data/web_dataset.h"
 #include "storage/atomic_file.h"
@@ -34,21 +35,22 @@ struct MemberName {
 };
 
 std::string text_of(const TarEntry& entry) {
-  const std::string text(reinterpret_cast<const char*>(entry.bytes.data()),
-                         std::min(entry.bytes.size(), kCaptionLimit));
-  const size_t end = text.find_last_not_of(" \t\r\n");
-  return end == std::string::npos ? "" : text.substr(0, end + 1);
+  return {reinterpret_cast<const char*>(entry.bytes.data()), std::min(entry.bytes.size(), kCaptionLimit)};
 }
 
 /// Empty where the member holds no caption.
 std::string caption_of(const TarEntry& entry, const std::string& extension, const std::string& where) {
-  if (extension == "txt" || extension == "prompt.txt") return text_of(entry);
+  const auto bare = [](const std::string& text) { return std::string(trimmed(text, " \t\r\n")); };
+  if (extension == "txt" || extension == "prompt.txt") return bare(text_of(entry));
   if (extension != "json" || entry.bytes.size() > kCaptionLimit) return {};
   try {
     const nlohmann::json json = parse_strict_json(text_of(entry), where);
-    for (const char* name : {"cap", "caption", "prompt", "text"})
-      if (json.is_object() && json.contains(name) && json[name].is_string())
-        return json[name].get<std::string>();
+    for (const char* name : {"cap", "caption", "prompt", "text"}) {
+      if (!json.is_object() || !json.contains(name)) continue;
+      const nlohmann::json& value = json[name];
+      const nlohmann::json& first = value.is_array() && !value.empty() ? value.front() : value;
+      if (first.is_string()) return bare(first.get<std::string>());
+    }
   } catch (const Error& error) {  // of one sample alone: it has no caption
     if (error.code() != ExitCode::data) throw;
   }
@@ -74,7 +76,8 @@ std::vector<VideoMember> videos_of(std::span<const std::byte> archive, const fs:
     if (member.key != key) finish();
     key = member.key;
     if (member.is_video()) videos.push_back({key, entry.name, {}, entry.bytes});
-    if (std::string found = caption_of(entry, member.extension, entry.name); !found.empty())
+    const bool better = caption.empty() || member.extension != "json";  // a text of its own is preferred
+    if (std::string found = caption_of(entry, member.extension, entry.name); better && !found.empty())
       caption = std::move(found);
   }
   finish();
@@ -86,10 +89,12 @@ void unpack(const VideoMember& video, const fs::path& tar, const fs::path& folde
   const fs::path path = folder / video.name;
   std::error_code code;
   const bool whole = fs::file_size(path, code) == video.bytes.size() && !code;
-  if (whole && fs::last_write_time(path) >= fs::last_write_time(tar)) return;
+  const auto of_tar = fs::last_write_time(tar);
+  if (whole && fs::last_write_time(path) == of_tar) return;
   fs::create_directories(path.parent_path(), code);
   if (code) fail_io("{}: cannot be made: {}", path.parent_path().string(), code.message());
   write_file(path, {reinterpret_cast<const char*>(video.bytes.data()), video.bytes.size()});
+  fs::last_write_time(path, of_tar);
 }
 
 }  // namespace

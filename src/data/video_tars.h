@@ -14,11 +14,11 @@ bool holds_latents(const std::filesystem::path& place);
 
 /// Unpacks shards of videos into `folder`, SHARD/KEY.mp4, with an annotation in Open-Sora Plan's layout
 /// (data.txt, tars.json) that is read like any other set's. A video's caption is its neighbour's of the same
-/// key: KEY.txt, KEY.prompt.txt, or KEY.json with `cap`, `caption`, `prompt` or `text`; without one it is
-/// written without a caption, and so rejected by name when the annotation is read. Files that are there in
-/// their size, and are not older than their tar, are kept. Returns data.txt's path. `mine(i)`: whether this
-/// process unpacks the i-th shard; the annotation is written by the process for which `annotate` holds.
-/// Error{io}; Error{data} for a damaged archive.
+/// key: KEY.txt or KEY.prompt.txt, else KEY.json's `cap`, `caption`, `prompt` or `text` (of a list the
+/// first); without one it is written without a caption, and so rejected by name when the annotation is read.
+/// Files that are there in their size, with their tar's time of change, are kept. Returns data.txt's path.
+/// `mine(i)`: whether this process unpacks the i-th shard; the annotation is written by the process for which
+/// `annotate` holds. Error{io}; Error{data} for a damaged archive.
 std::filesystem::path unpack_video_tars(const std::filesystem::path& place,
                                         const std::filesystem::path& folder,
                                         const std::function<bool(int64_t)>& mine, bool annotate);

@@ -26,6 +26,24 @@ std::vector<std::vector<at::Tensor>> by_bucket(const BucketLayout& layout,
   return tensors;
 }
 
+/// The groups as forward comes to them. The last holds what is outside the blocks: it is needed first.
+std::vector<size_t> forward_order(size_t groups) {
+  std::vector<size_t> order(groups);
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::rotate(order.begin(), order.end() - 1, order.end());
+  return order;
+}
+
+/// The buckets as backward completes them.
+std::vector<size_t> backward_order(const BucketLayout& layout, size_t groups) {
+  std::vector<size_t> order;
+  for (const size_t group : forward_order(groups))
+    for (size_t b = 0; b < layout.buckets.size(); ++b)
+      if (layout.buckets[b].group == group) order.push_back(b);
+  std::ranges::reverse(order);
+  return order;
+}
+
 AdamW::Named named(const std::vector<at::Tensor>& pieces) {
   AdamW::Named result;
   for (size_t b = 0; b < pieces.size(); ++b) result.emplace_back(bucket_name(b), pieces[b]);
@@ -42,7 +60,8 @@ struct DataParallel::State {
         reductions(std::move(of_gradients)),
         gathers(std::move(of_parameters)),
         values(*gathers, layout, by_bucket(layout, groups), sharding),
-        gradients(*reductions, layout, by_bucket(layout, groups), sharding),
+        gradients(*reductions, layout, by_bucket(layout, groups), backward_order(layout, groups.size()),
+                  sharding),
         optimizer(named(values.pieces()), options.adamw),
         group_count(groups.size()) {}
 
@@ -59,13 +78,6 @@ struct DataParallel::State {
   /// Where this rank's part that it updates begins in a bucket.
   int64_t piece_begin(size_t bucket) const {
     return sharding == Sharding::none ? 0 : layout.buckets[bucket].size / ranks() * rank();
-  }
-  /// The groups as forward comes to them. The last holds what is outside the blocks: it is needed first.
-  std::vector<size_t> forward_order() const {
-    std::vector<size_t> order(group_count);
-    std::iota(order.begin(), order.end(), size_t{0});
-    std::rotate(order.begin(), order.end() - 1, order.end());
-    return order;
   }
   /// Of the optimizer's: `parameter`, `exp_avg` and `exp_avg_sq` of a bucket.
   std::map<std::string, at::Tensor> slots(size_t bucket,
@@ -87,10 +99,10 @@ DataParallel::DataParallel(std::unique_ptr<Communicator> gradients, std::unique_
     const BucketLayout::Bucket& bucket = state_->layout.buckets[b];
     if (bucket.type == at::kFloat) continue;
     const at::Tensor& piece = state_->values.pieces()[b];
-    masters[bucket_name(b)] =
-        flatten(bucket, piece.options().dtype(at::kFloat), [&](const std::string& name) {
-          return exact.at(name).detach();
-        }).narrow(0, state_->piece_begin(b), piece.numel());
+    masters[bucket_name(b)] = flatten(bucket, piece.options().dtype(at::kFloat),
+                                      [&](const std::string& name) { return exact.at(name).detach(); })
+                                  .narrow(0, state_->piece_begin(b), piece.numel())
+                                  .clone();  // not the whole bucket
   }
   if (!masters.empty()) state_->optimizer.set_masters(masters);
 }
@@ -125,7 +137,7 @@ std::string DataParallel::first_bad() const {
 void DataParallel::update(double learning_rate) {
   state_->values.settle();
   state_->optimizer.step(state_->gradients.pieces(), learning_rate);
-  state_->values.publish(state_->forward_order());
+  state_->values.publish(forward_order(state_->group_count));
 }
 
 int64_t DataParallel::steps() const {
@@ -142,7 +154,14 @@ void DataParallel::release(size_t group) {
   state_->values.release(group);
 }
 void DataParallel::need_all() {
-  for (const size_t group : state_->forward_order()) need(group);
+  for (const size_t group : forward_order(state_->group_count)) need(group);
+}
+
+void DataParallel::settle() {
+  state_->values.settle();
+}
+size_t DataParallel::reductions_begun() const {
+  return state_->gradients.launched();
 }
 
 std::map<std::string, at::Tensor> DataParallel::state_piece() const {
@@ -179,7 +198,7 @@ void DataParallel::load(const ReadState& read, int64_t steps) {
       }
   state["step"] = at::tensor({steps}, at::kLong);
   s.optimizer.load(state);  // and sets what is rounded from its master
-  s.values.publish(s.forward_order());
+  s.values.publish(forward_order(s.group_count));
 }
 
 double DataParallel::exposed_seconds() const {

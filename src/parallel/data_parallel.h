@@ -51,6 +51,10 @@ class DataParallel {
   void release(size_t group);
   void need_all();  ///< every group, for a forward that tells of none
 
+  /// Waits until the last update has reached every rank: before the engine is let go.
+  void settle();
+  size_t reductions_begun() const;  ///< of this backward's buckets
+
   /// What a checkpoint holds: this rank's part [size / ranks] of every bucket in fp32, `parameter` (the
   /// master where there is one), `exp_avg` and `exp_avg_sq`; named bucket-000.parameter, ... Views, not
   /// copies.

@@ -35,7 +35,7 @@ class FlatParameters {
   /// The group's memory may go, until it is needed again (parameters; else nothing happens).
   void release(size_t group);
 
-  double exposed_seconds() const;        ///< time need() waited, summed
+  double exposed_seconds() const;        ///< waiting for collectives, summed
   double communication_seconds() const;  ///< summed over collectives
 
  private:

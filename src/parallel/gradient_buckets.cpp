@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/utils/lambda_post_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
 #include <mutex>
 #include <set>
 
@@ -44,8 +45,9 @@ struct GradientBuckets::State {
   bool communicates = true;  // in this micro-step
   bool begun = false;        // a micro-step of this step
 
-  std::mutex mutex;     // hooks may come from autograd's threads
-  size_t launched = 0;  // so many of the last buckets are
+  std::mutex mutex;  // hooks may come from autograd's threads
+  std::vector<size_t> order;
+  size_t launched = 0;  // buckets order[0 .. launched) are
 
   bool transient() const { return sharding == Sharding::parameters; }
   void add_bucket(const BucketLayout::Bucket& layout, const std::vector<at::Tensor>& tensors);
@@ -128,14 +130,14 @@ void GradientBuckets::State::accumulate(Parameter& parameter, Bucket& bucket) {
 
 void GradientBuckets::State::launch_complete() {
   while (launched < buckets.size()) {
-    Bucket& next = buckets[buckets.size() - 1 - launched];
+    Bucket& next = buckets[order[launched]];
     if (next.ready < next.parameters) return;
     launch(next);
   }
 }
 
 void GradientBuckets::State::launch_all() {
-  while (launched < buckets.size()) launch(buckets[buckets.size() - 1 - launched]);
+  while (launched < buckets.size()) launch(buckets[order[launched]]);
 }
 
 void GradientBuckets::State::launch(Bucket& bucket) {
@@ -178,9 +180,13 @@ void GradientBuckets::State::await_gradients() {
 }
 
 GradientBuckets::GradientBuckets(Communicator& communicator, const BucketLayout& layout,
-                                 std::vector<std::vector<at::Tensor>> parameters, Sharding sharding)
+                                 std::vector<std::vector<at::Tensor>> parameters, std::vector<size_t> order,
+                                 Sharding sharding)
     : state_(std::make_unique<State>(communicator, sharding)) {
   EXPECT(!layout.buckets.empty() && parameters.size() == layout.buckets.size());
+  EXPECT(std::set<size_t>(order.begin(), order.end()).size() == layout.buckets.size());
+  EXPECT(order.size() == layout.buckets.size() && std::ranges::max(order) < order.size());
+  state_->order = std::move(order);
   std::set<const void*> seen;
   for (size_t b = 0; b < parameters.size(); ++b) {
     for (const at::Tensor& parameter : parameters[b])
@@ -206,7 +212,10 @@ void GradientBuckets::zero() {
   const std::scoped_lock lock(state.mutex);
   state.await_gradients();
   state.begun = false;
-  for (const Bucket& bucket : state.buckets) (state.transient() ? bucket.piece : bucket.flat).zero_();
+  for (Bucket& bucket : state.buckets) {
+    if (state.transient()) bucket.flat = at::Tensor();  // of a step that broke off
+    (state.transient() ? bucket.piece : bucket.flat).zero_();
+  }
   for (auto& group : state.parameters)
     for (Parameter& parameter : group) {
       const bool view = !state.transient() && parameter.tensor.scalar_type() == at::kFloat;
@@ -234,6 +243,10 @@ void GradientBuckets::finish() {
   state_->queue.wait_all();
 }
 
+size_t GradientBuckets::launched() const {
+  const std::scoped_lock lock(state_->mutex);
+  return state_->launched;
+}
 const std::vector<at::Tensor>& GradientBuckets::pieces() const {
   return state_->pieces;
 }

@@ -9,8 +9,8 @@
 namespace surgery {
 
 /// Data-parallel gradients in flat fp32 buckets, each averaged over the ranks by a collective beside backward
-/// that starts, in one fixed order (last bucket first, as backward makes them), as soon as backward has
-/// produced all its gradients. Parameters that took no part in backward count as zero.
+/// that starts, in one fixed order, as soon as backward has produced all its gradients. Parameters that took
+/// no part in backward count as zero.
 ///
 ///     buckets.zero();
 ///     for (m...) { buckets.begin_micro_step(m == last); loss(m).backward(); }
@@ -26,18 +26,21 @@ namespace surgery {
 /// Results are the same bits for the same number of ranks.
 class GradientBuckets {
  public:
-  /// `parameters[b]` are those of layout.buckets[b], in its order. Collective (the ranks' parameters must be
+  /// `parameters[b]` are those of layout.buckets[b], in its order; `order` has each bucket once, as backward
+  /// completes them: one that is late holds up those behind it. Collective (the ranks' parameters must be
   /// alike; `communicator` belongs to the buckets alone, see Session::duplicate, and outlives them). Throws
   /// Error{internal} when a parameter needs no gradient or appears twice.
   GradientBuckets(Communicator& communicator, const BucketLayout& layout,
-                  std::vector<std::vector<at::Tensor>> parameters, Sharding sharding);
+                  std::vector<std::vector<at::Tensor>> parameters, std::vector<size_t> order,
+                  Sharding sharding);
   ~GradientBuckets();
   void zero();                       ///< before the first backward of a step
   void begin_micro_step(bool last);  ///< before every backward
   void finish();                     ///< after the last: launches what is left, waits for all
+  size_t launched() const;           ///< buckets of this micro-step whose collectives have begun
   /// [layout.buckets[b].size / ranks] fp32 (without sharding the whole bucket) by bucket.
   const std::vector<at::Tensor>& pieces() const;
-  double exposed_seconds() const;        ///< time finish() waited, summed since construction
+  double exposed_seconds() const;        ///< waiting for collectives, summed since construction
   double communication_seconds() const;  ///< from launch to completion, summed over collectives
 
  private:

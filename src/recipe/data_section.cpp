@@ -6,6 +6,7 @@
 
 #include "base/errors.h"
 #include "base/text.h"
+#include "parallel/bucket_layout.h"
 
 namespace surgery {
 
@@ -88,6 +89,18 @@ std::vector<ShardSet> parse_shard_sets(std::string_view text) {
 bool encodes_own(const DataSection& data) {
   const auto sets = parse_shard_sets(data.shards);
   return std::ranges::any_of(sets, &ShardSet::own);
+}
+
+std::string batch_fault(const Config& config, int64_t ranks) {
+  const FinetuneSection& f = config.finetune;
+  if (f.iterations == 0 || parse_sharding(config.data.sharding) != Sharding::parameters ||
+      f.global_batch % (ranks * f.micro_batch) == 0)
+    return {};
+  return fmt::format(
+      "data.sharding = parameters: finetune.global_batch = {} is not the same number of micro-batches of {} "
+      "on "
+      "each of {} ranks: give a multiple of {}, or data.sharding = optimizer",
+      f.global_batch, f.micro_batch, ranks, ranks * f.micro_batch);
 }
 
 }  // namespace surgery

@@ -36,4 +36,8 @@ std::vector<ShardSet> parse_shard_sets(std::string_view text);
 /// Whether the run encodes clips of its own.
 bool encodes_own(const DataSection& data);
 
+/// What is wrong with finetuning's batch over so many ranks; empty when nothing. With ZeRO-3 every
+/// micro-batch communicates, so each rank needs equally many.
+std::string batch_fault(const Config& config, int64_t ranks);
+
 }  // namespace surgery

@@ -9,6 +9,7 @@
 #include "parallel/data_parallel.h"
 #include "parallel/stop.h"
 #include "recipe/artifact.h"
+#include "recipe/data_section.h"
 #include "recipe/finetune_checkpoint.h"
 #include "recipe/latent_set.h"
 #include "recipe/step_ahead.h"
@@ -88,6 +89,7 @@ class Trainer {
   }
 
   int64_t iteration() const { return engine_->steps(); }  ///< updates done
+  void settle() { engine_->settle(); }
   double last_norm() const { return norm_; }
   double data_seconds() const { return ahead_.waited_seconds(); }  ///< waiting for batches, summed
   const DataParallel& engine() const { return *engine_; }
@@ -159,14 +161,17 @@ class Trainer {
     engine_->update(f_.learning_rate);
   }
 
-  /// Names rank and parameter, on every rank alike.
+  /// Names the lowest rank with a bad part of the gradient, and the parameter, on every rank alike.
   [[noreturn]] void refuse_gradient() {
     const std::vector<std::string> bad = recipe_.session.world().gather_text(engine_->first_bad());
     const auto found = std::ranges::find_if(bad, [](const std::string& name) { return !name.empty(); });
-    throw AgreedError(ExitCode::data,
-                      fmt::format("finetuning: the gradient of iteration {} is not finite ({}): lower "
-                                  "finetune.learning_rate; the last checkpoint is kept",
-                                  iteration() + 1, found == bad.end() ? "its norm overflows" : *found));
+    throw AgreedError(
+        ExitCode::data,
+        fmt::format("finetuning: the gradient of iteration {} is not finite ({}): lower "
+                    "finetune.learning_rate; the last checkpoint is kept",
+                    iteration() + 1,
+                    found == bad.end() ? "its norm overflows"
+                                       : fmt::format("{}, in rank {}'s part", *found, found - bad.begin())));
   }
 
   Recipe& recipe_;
@@ -184,23 +189,10 @@ class Trainer {
 std::string finetune_fingerprint(Recipe& recipe, const Selection& selection, const LatentSet& data) {
   const FinetuneSection& f = recipe.config.finetune;
   return make_fingerprint(
-      {"finetune-1", student_fingerprint(recipe, selection), data.fingerprint(),
+      {"finetune-2", student_fingerprint(recipe, selection), data.fingerprint(),
        fmt::format("{} {} {} {} {} {} {} {} {} {} {} {}", f.global_batch, f.learning_rate, f.beta1, f.beta2,
                    f.weight_decay, f.gradient_clip, f.shift, f.text_dropout, f.teacher_weight, f.max_gradient,
                    f.precision, recipe.config.run.seed)});
-}
-
-/// With ZeRO-3 every micro-batch communicates, so the ranks need equally many.
-void check_batches(const Recipe& recipe) {
-  const FinetuneSection& f = recipe.config.finetune;
-  const int64_t ranks = recipe.session.size();
-  if (parse_sharding(recipe.config.data.sharding) == Sharding::parameters &&
-      f.global_batch % (ranks * f.micro_batch) != 0)
-    throw AgreedError(ExitCode::usage,
-                      fmt::format("data.sharding = parameters: finetune.global_batch = {} is not the same "
-                                  "number of micro-batches of {} on each of {} ranks: give a multiple of {}, "
-                                  "or data.sharding = optimizer",
-                                  f.global_batch, f.micro_batch, ranks, ranks * f.micro_batch));
 }
 
 }  // namespace
@@ -208,7 +200,8 @@ void check_batches(const Recipe& recipe) {
 bool make_finetuning(Recipe& recipe) {
   const FinetuneSection& f = recipe.config.finetune;
   if (f.iterations == 0) return true;
-  check_batches(recipe);
+  if (const std::string fault = batch_fault(recipe.config, recipe.session.size()); !fault.empty())
+    throw AgreedError(ExitCode::usage, fault);
   StageTimer timer(recipe, "finetune");
   recipe.make_folder(recipe.run.finetune());
   const Selection selection = require_selection(recipe);
@@ -268,9 +261,11 @@ bool make_finetuning(Recipe& recipe) {
     recipe.progress(fmt::format("iteration {}", at));
     const bool stop = agree_on_stop(recipe.session.world(), recipe.stop_requested());
     const bool milestone = std::find(milestones.begin(), milestones.end(), at) != milestones.end();
+    if (writer.under_way() || stop) trainer.settle();  // all may end here, with nothing in flight
     writer.poll();
     const bool last = stop || at == f.iterations;
     if (milestone || last || (f.save_every > 0 && at % f.save_every == 0)) {
+      trainer.settle();
       if (f.save_behind && !last)
         writer.start(trainer.engine());
       else
@@ -288,6 +283,7 @@ bool make_finetuning(Recipe& recipe) {
       return false;
     }
   }
+  trainer.settle();
   timer.done(made, f.iterations - made);
   return true;
 }

@@ -119,11 +119,11 @@ struct FinetuneWriter::State {
 
   /// Rank 0. The failure that is known, or that comes up here: "CODE WORDS"; empty where all is well.
   std::string commit_parts(const std::vector<std::string>& lines, const std::string& failure) {
+    if (!failure.empty()) {
+      cleaned([&] { remove_folder(folder); });
+      return failure;
+    }
     try {
-      if (!failure.empty()) {
-        remove_folder(folder);
-        return failure;
-      }
       std::vector<CheckpointFile> files;
       for (const std::string& line : lines) {
         const std::vector<std::string> words = split(line, ' ');
@@ -132,11 +132,21 @@ struct FinetuneWriter::State {
       commit_checkpoint(
           folder, step, files,
           {{"fingerprint", fingerprint}, {"world", session.size()}, {"buckets", layout.to_json()}});
-      prune_checkpoints(root, step, 2, milestones);
     } catch (const Error& error) {
+      cleaned([&] { remove_folder(folder); });
       return fmt::format("{} {}", static_cast<int>(error.code()), error.what());
     }
+    cleaned([&] { prune_checkpoints(root, step, 2, milestones); });
     return {};
+  }
+
+  /// What cannot be cleared away is only in the way.
+  static void cleaned(const std::function<void()>& clear) {
+    try {
+      clear();
+    } catch (const Error& error) {
+      log_warning("finetune: {}", error.what());
+    }
   }
 };
 
@@ -167,6 +177,10 @@ void FinetuneWriter::poll() {
   if (!state_->under_way) return;
   const Exposed exposed(state_->exposed);
   if (state_->session.world().all_reduce_value(state_->written ? 1 : 0, Reduction::min) > 0) state_->commit();
+}
+
+bool FinetuneWriter::under_way() const {
+  return state_->under_way;
 }
 
 void FinetuneWriter::finish() {
@@ -274,16 +288,26 @@ class FinetuneState {
 
 }  // namespace
 
+namespace {
+
+std::map<std::string, std::vector<int64_t>> shapes_of(const BucketLayout& layout) {
+  std::map<std::string, std::vector<int64_t>> shapes;
+  for (const auto& bucket : layout.buckets)
+    for (const auto& entry : bucket.entries) shapes[entry.name] = entry.shape;
+  return shapes;
+}
+
+}  // namespace
+
 void load_finetune(const fs::path& root, int64_t iteration, DataParallel& engine) {
   // Rank 0 has compared the hashes when it chose this one.
   const FinetuneState state(open_checkpoint(checkpoint_folder(root, iteration), CheckpointCheck::sizes));
-  size_t parameters = 0, known = 0;
-  for (const auto& bucket : engine.layout().buckets) parameters += bucket.entries.size();
-  for (const auto& bucket : state.layout().buckets) known += bucket.entries.size();
-  VALIDATE(known == parameters,
-           "the checkpoint of iteration {} holds {} parameters where {} are trained: use the checkpoint of "
-           "this model",
-           iteration, known, parameters);
+  const auto known = shapes_of(state.layout()), wanted = shapes_of(engine.layout());
+  VALIDATE(
+      known == wanted,
+      "the checkpoint of iteration {} holds {} parameters that are not the {} that are trained, by name and "
+      "shape: use the checkpoint of this model",
+      iteration, known.size(), wanted.size());
   engine.load([&](const std::string& what, const std::string& parameter, int64_t begin,
                   int64_t count) { return state.read(what, parameter, begin, count); },
               state.step());

@@ -29,6 +29,7 @@ class FinetuneWriter {
   void start(const DataParallel& engine);
   /// Commits the checkpoint that is under way if all ranks have written their parts. Cheap without one.
   void poll();
+  bool under_way() const;
   /// Waits until nothing is under way.
   void finish();
   /// Writes and commits at once, without a copy. Error{io}.

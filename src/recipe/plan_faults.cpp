@@ -49,11 +49,14 @@ Remedy vae_tiles(const Config& config) {
 }
 
 /// The shardings that share out more.
-Remedy sharing(const DataSection& data, int64_t ranks) {
-  const auto now = static_cast<size_t>(parse_sharding(data.sharding));
-  const std::vector<std::string>& names = sharding_names();
-  if (ranks == 1) return {"", {}};
-  return {"data.sharding", {names.begin() + static_cast<std::ptrdiff_t>(now) + 1, names.end()}};
+Remedy sharing(Config config, int64_t ranks) {
+  Remedy remedy{"data.sharding", {}};
+  const auto now = static_cast<size_t>(parse_sharding(config.data.sharding));
+  for (size_t i = now + 1; i < sharding_names().size() && ranks > 1; ++i) {
+    config.data.sharding = sharding_names()[i];
+    if (batch_fault(config, ranks).empty()) remedy.values.push_back(config.data.sharding);
+  }
+  return remedy;
 }
 
 /// Twice as many blocks each time, at last all.
@@ -82,7 +85,7 @@ std::vector<Remedy> stage_remedies(const PlanStage& stage, const Config& config,
       return config.finetune.global_batch % std::stoll(value) != 0;
     });
     return {config.finetune.save_behind ? Remedy{"finetune.save_behind", {"no"}} : Remedy{"", {}},
-            sharing(config.data, plan.machine.ranks),
+            sharing(config, plan.machine.ranks),
             micro,
             recomputing(config.finetune, plan.model.transformer.num_layers),
             {"finetune.precision", {"bf16-diffusers"}},
@@ -186,6 +189,7 @@ std::string disk_fault(const Plan& plan) {
 std::vector<std::string> plan_faults(const Plan& plan, const Config& config) {
   std::vector<std::string> faults;
   const PlanMachine& machine = plan.machine;
+  if (const std::string fault = batch_fault(config, machine.ranks); !fault.empty()) faults.push_back(fault);
   for (const PlanStage& stage : plan.stages)
     if (machine.memory_bytes > 0 && stage.units > 0 && stage.left() > 0 &&
         stage.memory_bytes() > machine.memory_bytes)

@@ -379,6 +379,15 @@ PlanStage StagePlanner::finetune() const {
   if (f.save_behind && (f.save_every > 0 || checkpoints_ > 1) && config_.model.device != "cuda")
     stage.memory.push_back({"copy of the training state while it is written (finetune.save_behind)",
                             3 * fp32 * parameters / double(ranks_)});
+  // Before the first step the student is whole, in fp32 and as it is trained, beside what the rank keeps.
+  if (sharding != Sharding::none && ranks_ > 1) {
+    double held = 0;
+    for (const PlanTerm& term : stage.memory) held += term.bytes;
+    const double whole = fp32 * parameters + (bytes < fp32 ? weights : 0);
+    const double beside = whole + 4 * fp32 * parameters * share;
+    if (beside > held)
+      stage.memory.push_back({"the whole student, fp32, when finetuning begins", beside - held});
+  }
   // Of a 16-bit block the norms and gated sums keep fp32 copies.
   const double tokens = double(f.micro_batch) * double(g.tokens);
   const double kept =

@@ -3,6 +3,7 @@
 #include "data/video.h"
 #include "data/video_tars.h"
 #include "data/web_dataset.h"
+#include "parallel/agreed_error.h"
 #include "parallel/stop.h"
 #include "recipe/clip_set.h"
 #include "recipe/data_section.h"
@@ -18,6 +19,8 @@ namespace {
 /// What late stages need is looked at before hours of work, not after them. Rank 0 speaks for all.
 void check_inputs(Recipe& recipe) {
   const Config& config = recipe.config;
+  if (const std::string fault = batch_fault(config, recipe.session.size()); !fault.empty())
+    throw AgreedError(ExitCode::usage, fault);
   if (recipe.session.rank() == 0) {
     for (const ModelPart part : {ModelPart::transformer, ModelPart::vae, ModelPart::text_encoder})
       require_part(part, required_place(config.model, part));

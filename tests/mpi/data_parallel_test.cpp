@@ -13,17 +13,18 @@ using testing::session;
 
 constexpr Sharding kShardings[] = {Sharding::none, Sharding::optimizer, Sharding::parameters};
 
-/// Three "blocks" y = tanh(x W + b) and a head outside of them, whose bias no loss uses: as a transformer's
-/// groups, the last holds what is outside the blocks.
+/// Three "blocks" y = tanh(x W + b), an embedding before and a head after them, and a parameter that no loss
+/// uses in the first block: as a transformer's groups, the last holds what is outside the blocks.
 struct Net {
   std::vector<at::Tensor> weights, biases;
-  at::Tensor head, unused;
+  at::Tensor embedding, head, unused;
 
   explicit Net(at::ScalarType type) {
     for (uint64_t i = 0; i < 3; ++i) {
       weights.push_back((random_normal({7, i}, {17, 17}) * 0.4).to(type).requires_grad_());
       biases.push_back((random_normal({8, i}, {17}) * 0.4).requires_grad_());  // fp32 in any case
     }
+    embedding = random_normal({9, 1}, {17}).to(type).requires_grad_();
     head = random_normal({9, 0}, {17, 3}).to(type).requires_grad_();
     unused = at::ones({5}).requires_grad_();
   }
@@ -31,7 +32,8 @@ struct Net {
     std::vector<ParameterGroup> result;
     for (size_t i = 0; i < 3; ++i)
       result.push_back({{fmt::format("{}.w", i), weights[i]}, {fmt::format("{}.b", i), biases[i]}});
-    result.push_back({{"head", head}, {"unused", unused}});
+    result.front().emplace_back("unused", unused);
+    result.push_back({{"embedding", embedding}, {"head", head}});
     return result;
   }
   std::map<std::string, at::Tensor> exact() const {
@@ -66,16 +68,20 @@ struct Mark : torch::autograd::Function<Mark> {
   }
 };
 
+/// How many buckets' reductions had begun when the last backward came to each block.
+std::array<size_t, 3> begun;
+
 /// The loss, with every group there only while it is used.
 at::Tensor loss_of(const Net& net, DataParallel& engine, const at::Tensor& input) {
   engine.need(3);
-  at::Tensor x = input;
+  at::Tensor x = input + net.embedding;
   for (size_t i = 0; i < 3; ++i) {
     engine.need(i);
     if (i < 2) engine.prefetch(i + 1);
     x = at::tanh(x.to(net.weights[i].dtype()).matmul(net.weights[i]) + net.biases[i]);
     x = Mark::apply(x, [&engine, i] {
       if (i < 2) engine.release(i + 1);
+      begun[i] = engine.reductions_begun();
       engine.need(i);
       if (i > 0) engine.prefetch(i - 1);
     });
@@ -144,7 +150,7 @@ Curve train_alone(int64_t steps) {
     double loss_sum = 0;
     for (const at::Tensor& tensor : tensors) sums.push_back(at::zeros_like(tensor).detach());
     for (int64_t i = 0; i < kBatch; ++i) {
-      at::Tensor x = sample(step, i);
+      at::Tensor x = sample(step, i) + net.embedding;
       for (size_t b = 0; b < 3; ++b) x = at::tanh(x.matmul(net.weights[b]) + net.biases[b]);
       const at::Tensor loss = x.matmul(net.head).square().mean();
       loss_sum += loss.item<double>();
@@ -174,6 +180,19 @@ TEST(DataParallel, EveryShardingFollowsTheCurveOfOneRank) {
   for (const Sharding sharding : kShardings) {
     SCOPED_TRACE(sharding_names()[static_cast<size_t>(sharding)]);
     expect_near(train(sharding, at::kFloat, 12), alone, 1e-4);
+  }
+}
+
+/// A block's gradients leave while those of the blocks before it are made; the embedding's, made last, hold
+/// up none.
+TEST(DataParallel, ReductionsTravelBesideBackward) {
+  for (const Sharding sharding : kShardings) {
+    Net net(at::kFloat);
+    DataParallel engine = make_engine(net, sharding);
+    begun = {};
+    train_step(net, engine);
+    EXPECT_EQ(begun, (std::array<size_t, 3>{2, 1, 0}));
+    engine.settle();
   }
 }
 

@@ -303,32 +303,6 @@ TEST(Plan, WhatIsNamedAsRemedyFits) {
   expect("generate", 10.5, "it fits with --model.stream=yes");
 }
 
-/// 14B takes 16 bytes a parameter and more: whole on no card of 80 GB, over eight of them with what is named.
-TEST(Plan, FourteenBillionParametersAreFinetunedOnEightCards) {
-  ModelSizes large = wan();
-  large.transformer.num_attention_heads = 40;
-  large.transformer.num_layers = 40;
-  large.transformer.ffn_dim = 13824;
-  Config config = paper();
-  config.model.device = "cuda";
-  config.finetune.precision = "bf16-diffusers";
-  PlanMachine machine = unit_machine();
-  machine.ranks = 8;
-  machine.memory_bytes = 80e9;
-  const auto fault = [&] {
-    for (const std::string& one : make_plan(config, large, machine).faults)
-      if (one.starts_with("finetune")) return one;
-    return std::string();
-  };
-  EXPECT_NE(fault().find("it fits with --data.sharding=parameters --finetune.recompute=1"), std::string::npos)
-      << fault();
-  config.data.sharding = "parameters";
-  config.finetune.recompute = 1;
-  EXPECT_EQ(fault(), "");
-  machine.ranks = 4;
-  EXPECT_NE(fault(), "") << "half as many cannot hold it";
-}
-
 /// Every rank's share by arithmetic: P parameters, R ranks, nothing else.
 TEST(Plan, ShardingSharesOutWhatItSays) {
   Config config = paper();
@@ -344,7 +318,8 @@ TEST(Plan, ShardingSharesOutWhatItSays) {
     for (const PlanTerm& term : stage.memory)
       if (term.name.find("activations") != std::string::npos ||
           term.name.find("program") != std::string::npos ||
-          term.name.find("whole at once") != std::string::npos)
+          term.name.find("whole at once") != std::string::npos ||
+          term.name.find("when finetuning begins") != std::string::npos)
         sum -= term.bytes;
     return sum;
   };
