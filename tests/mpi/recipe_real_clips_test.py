@@ -7,10 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from safetensors.numpy import load_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from small_recipe import BINARY, CLIPS, run  # noqa: E402
+from small_recipe import BINARY, CLIPS, finetuned, run  # noqa: E402
 
 
 @pytest.mark.skipif(not (CLIPS / "data.txt").exists(), reason="the real clips are not here")
@@ -23,7 +22,7 @@ def test_finetuning_trains_on_real_clips(tmp_path):
               if '"finetune"' in line]
     assert len(losses) == 6 and all(0 < loss < 10 for loss in losses), losses
     assert (directory / "report.html").stat().st_size > 10_000
-    early, late = (load_file(directory / f"finetune/step-{at:06d}/state-0-of-1.safetensors") for at in (2, 6))
+    early, late = (finetuned(directory, iteration) for iteration in (2, 6))
     moved = [name for name in early if name.startswith("parameter.") and (early[name] != late[name]).any()]
     assert len(moved) > 100, moved
     # Every listed clip is in a shard: all of them can be read.
