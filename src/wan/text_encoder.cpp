@@ -50,6 +50,13 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilo
   return (wide * scale).to(weight.scalar_type()) * weight;
 }
 
+/// Length of the longest text: behind it every text of the batch is masked.
+int64_t longest_text(const at::Tensor& attention_mask) {
+  const at::Tensor columns = attention_mask.ne(0).any(0).nonzero();
+  VALIDATE(columns.numel() > 0, "text encoder: attention_mask has no token, only padding");
+  return columns[-1].item<int64_t>() + 1;
+}
+
 /// Bucket of each distance key - query, [length, length] int64 on the host.
 at::Tensor relative_buckets(int64_t length, const TextEncoderConfig& config) {
   at::Tensor buckets = at::empty({length, length}, at::kLong);
@@ -145,20 +152,22 @@ void TextEncoder::stream() {
   stream_to(norm.device(), norm.scalar_type());
 }
 
-at::Tensor TextEncoder::forward(const at::Tensor& input_ids, const at::Tensor& attention_mask) const {
-  VALIDATE(input_ids.dim() == 2 && input_ids.scalar_type() == at::kLong &&
-               input_ids.sizes() == attention_mask.sizes(),
+at::Tensor TextEncoder::forward(const at::Tensor& padded_ids, const at::Tensor& padded_mask) const {
+  VALIDATE(padded_ids.dim() == 2 && padded_ids.scalar_type() == at::kLong &&
+               padded_ids.sizes() == padded_mask.sizes(),
            "text encoder: input_ids {} and attention_mask {} must both be int64 [batch, length]",
-           fmt::streamed(input_ids.sizes()), fmt::streamed(attention_mask.sizes()));
-  VALIDATE(input_ids.numel() > 0 && input_ids.min().item<int64_t>() >= 0 &&
-               input_ids.max().item<int64_t>() < config_.vocab_size,
+           fmt::streamed(padded_ids.sizes()), fmt::streamed(padded_mask.sizes()));
+  VALIDATE(padded_ids.numel() > 0 && padded_ids.min().item<int64_t>() >= 0 &&
+               padded_ids.max().item<int64_t>() < config_.vocab_size,
            "text encoder: input_ids reach from {} to {}, the vocabulary has {} (tokenizer of another model?)",
-           input_ids.numel() > 0 ? input_ids.min().item<int64_t>() : 0,
-           input_ids.numel() > 0 ? input_ids.max().item<int64_t>() : 0, config_.vocab_size);
+           padded_ids.numel() > 0 ? padded_ids.min().item<int64_t>() : 0,
+           padded_ids.numel() > 0 ? padded_ids.max().item<int64_t>() : 0, config_.vocab_size);
+  const int64_t batch = padded_ids.size(0), length = longest_text(padded_mask);
+  const at::Tensor input_ids = padded_ids.slice(1, 0, length),
+                   attention_mask = padded_mask.slice(1, 0, length);
   const at::Tensor &embedding = parameters_.at(kEmbedding), &norm = parameters_.at(kFinalNorm);
-  const int64_t batch = input_ids.size(0), length = input_ids.size(1);
   const at::Tensor buckets = relative_buckets(length, config_).to(norm.device());
-  const at::Tensor masked = (attention_mask.to(norm.device()) == 0).view({batch, 1, 1, length});
+  const at::Tensor masked = (attention_mask.to(norm.device()) == 0).reshape({batch, 1, 1, length});
   const auto heads =
       [&](const at::Tensor& x) {  // [batch, length, heads * d_kv] -> [batch, heads, length, d_kv]
         return x.view({batch, length, config_.num_heads, config_.d_kv}).transpose(1, 2);
@@ -191,7 +200,8 @@ at::Tensor TextEncoder::forward(const at::Tensor& input_ids, const at::Tensor& a
     x = x +
         at::linear(gate * at::linear(a, weight(1, "DenseReluDense.wi_1")), weight(1, "DenseReluDense.wo"));
   }
-  return rms_norm(x, norm, config_.layer_norm_epsilon);
+  return at::constant_pad_nd(rms_norm(x, norm, config_.layer_norm_epsilon),
+                             {0, 0, 0, padded_ids.size(1) - length});
 }
 
 at::Tensor embed_prompt(const Tokenizer& tokenizer, const TextEncoder& encoder, const std::string& prompt) {

@@ -48,7 +48,8 @@ class TextEncoder {
   /// From now on layers and embedding stay as they are, mapped as `load` gives them; every forward converts
   /// them a layer at a time, of the embedding the rows it needs. One forward at a time.
   void stream();
-  /// input_ids, attention_mask int64 [B, L] -> last_hidden_state [B, L, d_model].
+  /// input_ids, attention_mask int64 [B, L] -> last_hidden_state [B, L, d_model]. Rows behind the longest
+  /// text are not computed and are zero, as Wan's pipelines make them; a mask without a token is Error{data}.
   at::Tensor forward(const at::Tensor& input_ids, const at::Tensor& attention_mask) const;
 
  private:
