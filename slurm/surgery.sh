@@ -8,7 +8,8 @@
 #
 # First `surgery plan`, which refuses in seconds what cannot work; then the recipe over all tasks. Five minutes before the
 # time limit, or on SIGTERM, the ranks commit what they have and the program exits with 75: the job is put back in the
-# queue, at most SURGERY_MAX_REQUEUES times, and goes on from what the run directory holds.
+# queue, at most SURGERY_MAX_REQUEUES times, and goes on from what the run directory holds; not where the plan is refused
+# by then, as it is while the run directory holds a file STOP.
 #
 # Settings, all by environment (sbatch --export=ALL, its default, hands them on):
 #   SURGERY_ROOT           the project's folder (default: where this script was submitted from)
@@ -155,7 +156,11 @@ case $code in
   64) say "the configuration was refused (64): correct it and submit again" ;;
   65) say "input data are bad (65): the message above names them" ;;
   74) say "input or output failed (74): finished work is kept; make room and submit again" ;;
-  75) if requeue; then exit 0; fi
+  75) if [[ ${SURGERY_PLAN:-1} == 1 ]] && ! SURGERY_SINGLE_RANK=1 "$binary" plan "${arguments[@]}" >/dev/null; then
+        say "the plan is refused now (above): not queued again"
+      elif requeue; then
+        exit 0
+      fi
       say "stopped cleanly with work left (75)" ;;
   *) say "the program failed ($code): finished work is kept; submit again to go on" ;;
 esac

@@ -47,7 +47,7 @@ def run(directory, ranks, *options, stage="run"):
 
 
 def finetuned(directory, iteration):
-    """name -> array of a finetuning's checkpoint: parameter.NAME, exp_avg.NAME, exp_avg_sq.NAME, put together from the ranks'
+    """name -> array of a finetuning's checkpoint: parameter.NAME, exp_avg.NAME, exp_avg_sq.NAME and average.NAME, put together from the ranks'
     files."""
     import numpy
     from safetensors.numpy import load_file
@@ -58,7 +58,7 @@ def finetuned(directory, iteration):
     parts = [load_file(folder / f"state-{rank}-of-{world}.safetensors") for rank in range(world)]
     state = {}
     for number, bucket in enumerate(manifest["metadata"]["buckets"]):
-        for what in ("parameter", "exp_avg", "exp_avg_sq"):
+        for what in sorted({name.split(".")[1] for name in parts[0]}):
             flat = numpy.concatenate([part[f"bucket-{number:03d}.{what}"] for part in parts])
             assert flat.shape == (bucket["size"],)
             for place in bucket["parameters"]:

@@ -8,6 +8,7 @@
 #include <chrono>
 
 #include "app/command.h"
+#include "attention/cost_model.h"
 #include "base/statistics.h"
 #include "recipe/plan.h"
 #include "recipe/pretrain_transformer.h"
@@ -15,9 +16,9 @@
 namespace surgery {
 namespace {
 
-constexpr std::string_view kReference = "reference";  // needs Python: only when it is asked for
-constexpr std::array<std::string_view, 7> kTables{"attention", "transformer", "knapsack", "cache",
-                                                  "load",      "finetune",    kReference};
+constexpr std::array<std::string_view, 8> kTables{"attention", "transformer", "knapsack",  "cache",
+                                                  "load",      "finetune",    "reference", "train"};
+constexpr size_t kInPython = 2;  // the last ones: only when they are asked for
 
 void print_table(const BenchTable& table) {
   fmt::print("{}\n{:<34}{:>12}{:>12}{:>8}{:>8}  peer, or note\n", table.title, "", "ours, ms", "peer, ms",
@@ -56,7 +57,8 @@ BenchTable run_one(std::string_view name, const BenchOptions& options, Session& 
   if (name == "transformer") return bench_transformer(options);
   if (name == "knapsack") return bench_knapsack(options);
   if (name == "load") return bench_load(options);
-  if (name == kReference) return bench_reference(options);
+  if (name == "reference") return bench_reference(options);
+  if (name == "train") return bench_train(options);
   return bench_cache(options);
 }
 
@@ -71,14 +73,23 @@ ExitCode run(Context& context) {
   options.batch = context.options.integer("batch", options.batch);
   options.repetitions = context.options.integer("repetitions", options.repetitions);
   options.folder = context.options.text("folder", std::filesystem::temp_directory_path().string());
-  if (std::min({options.tokens, options.heads, options.head_dim, options.batch, options.repetitions}) < 1)
-    fail_usage("bench: tokens, heads, head-dim, batch and repetitions count something: give at least 1");
+  options.clips = context.options.integer("clips", options.clips);
+  if (std::min({options.tokens, options.heads, options.head_dim, options.batch, options.clips,
+                options.repetitions}) < 1)
+    fail_usage(
+        "bench: tokens, heads, head-dim, batch, clips and repetitions count something: give at least 1");
+  if (context.options.has("clip")) {
+    const auto clip = parse_clip_shape(context.options.text("clip"));
+    if (!clip) fail_usage("bench: --clip = '{}' is no FRAMESxHEIGHTxWIDTH", context.options.text("clip"));
+    options.clip = *clip;
+    video_tokens(clip->frames, clip->height, clip->width);  // that they fit the model
+  }
   options.source = context.options.text("source", ".");
   std::vector<std::string> wanted = context.options.positional();
   for (const std::string& name : wanted)
     if (std::find(kTables.begin(), kTables.end(), name) == kTables.end())
       fail_usage("bench has no table \"{}\": {} are there", name, fmt::join(kTables, ", "));
-  if (wanted.empty()) wanted.assign(kTables.begin(), kTables.end() - 1);
+  if (wanted.empty()) wanted.assign(kTables.begin(), kTables.end() - kInPython);
   const bool json = context.options.has("json"), prints = context.session.rank() == 0;
   nlohmann::ordered_json all{{"threads", at::get_num_threads()},
                              {"ranks", context.session.size()},
@@ -138,9 +149,11 @@ Command bench_command() {
            {"heads", "N", "of the attention benchmark [2]"},
            {"head-dim", "N", "of the attention benchmark [128]"},
            {"batch", "N", "of the transformer benchmark, clips [1]"},
+           {"clips", "N", "of a step of the finetuning benchmark [8]"},
+           {"clip", "FxHxW", "frames, height and width of such a clip [17x128x160]"},
            {"folder", "DIR", "where the cache and load benchmarks write [the system's temporary folder]"},
-           {"source", "DIR", "the source tree, for the reference benchmark [.]"}},
-          "attention|transformer|knapsack|cache|load|finetune|reference..."};
+           {"source", "DIR", "the source tree, for the benchmarks reference and train [.]"}},
+          "attention|transformer|knapsack|cache|load|finetune|reference|train..."};
 }
 
 }  // namespace surgery

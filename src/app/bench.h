@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "data/clip_rules.h"
 #include "parallel/session.h"
 #include "wan/transformer.h"
 
@@ -15,6 +16,8 @@ struct BenchOptions {
   int64_t tokens = 8192, heads = 2, head_dim = 128;  ///< of the attention benchmark
   TransformerConfig transformer;                     ///< sizes of the transformer benchmark's
   int64_t batch = 1;                                 ///< of the transformer benchmark
+  int64_t clips = 8;                                 ///< of a step of the finetuning benchmark
+  ClipShape clip{17, 128, 160};                      ///< of the finetuning benchmark
   int64_t repetitions = 5;                           ///< of every candidate, interleaved
   std::filesystem::path folder;                      ///< for the files of the cache and load benchmarks
   std::filesystem::path source;                      ///< the source tree, for the reference benchmark
@@ -60,12 +63,14 @@ BenchTable bench_knapsack(const BenchOptions& options);
 BenchTable bench_cache(const BenchOptions& options);
 /// A transformer of these sizes from a cold file, in its own dtype and converted, against reading the file.
 BenchTable bench_load(const BenchOptions& options);
-/// Data-parallel training of the small teacher's transformer on all ranks, and on one with the same global
-/// batch. Collective; the table is rank 0's.
+/// Data-parallel training of a transformer on all ranks under every sharding, a checkpoint beside it, and the
+/// losses against those of one rank with the same global batch. Collective; the table is rank 0's.
 BenchTable bench_finetune(const BenchOptions& options, Session& session);
-/// Transformer, umT5, VAE and `encode` against diffusers, transformers and one rank, through
-/// tests/bench/reference_bench.py of the source tree, by the Python that SURGERY_PYTHON names (else python3).
-/// Half an hour. Error{io}.
+/// Against programs in Python, by one of the source tree's tests/bench, which the Python of SURGERY_PYTHON
+/// (else python3) runs. Error{io}.
+/// Transformer, umT5, VAE and `encode` against diffusers, transformers and one rank: half an hour.
 BenchTable bench_reference(const BenchOptions& options);
+/// Finetuning on two ranks of one thread against PyTorch's DistributedDataParallel over gloo.
+BenchTable bench_train(const BenchOptions& options);
 
 }  // namespace surgery

@@ -1,86 +1,181 @@
+#include <unistd.h>
+
 #include <chrono>
 #include <cmath>
 
 #include "app/bench.h"
+#include "attention/cost_model.h"
+#include "base/errors.h"
 #include "base/random.h"
+#include "base/statistics.h"
 #include "parallel/data_parallel.h"
 #include "parallel/local_communicator.h"
-#include "recipe/pretrain_transformer.h"
+#include "recipe/component_cost.h"
+#include "recipe/engine_hooks.h"
+#include "recipe/finetune_checkpoint.h"
 
 namespace surgery {
 namespace {
 
-constexpr int64_t kBatch = 8, kIterations = 12;
+constexpr double kRate = 1e-4;
+constexpr int64_t kAmortised = 50;  // steps between checkpoints
 
-struct Training {
-  std::vector<double> losses;
-  double seconds = 0, exposed = 0, communication = 0;  ///< of one iteration, mean without the first two
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+using MakeCommunicator = std::function<std::unique_ptr<Communicator>()>;
+
+/// Flow matching on random latents: what finetuning does in a step, without its data and files.
+class Training {
+ public:
+  Training(const BenchOptions& options, Sharding sharding, const MakeCommunicator& communicator)
+      : options_(options),
+        ranks_(communicator()),
+        model_(Transformer::random(options.transformer, RandomKey{2024, 4})),
+        engine_(communicator(), communicator(), model_.parameter_groups(),
+                {.sharding = sharding, .adamw = {.learning_rate = kRate}}) {
+    model_.hooks = engine_hooks(engine_, options.transformer.num_layers);
+  }
+
+  /// Those of a step's clips that are this rank's, one after the other.
+  void step() {
+    const int rank = ranks_->rank(), size = ranks_->size();
+    ranks_->barrier();
+    const double start = now(), exposed = engine_.exposed_seconds(),
+                 communication = engine_.communication_seconds(), sent = engine_.sent_bytes();
+    const ClipShape& clip = options_.clip;
+    engine_.zero();
+    double sum = 0;
+    for (int64_t i = rank; i < options_.clips; i += size) {
+      const RandomKey sample =
+          RandomKey{2024, 5}.with(static_cast<uint64_t>(engine_.steps())).with(static_cast<uint64_t>(i));
+      const at::Tensor x = random_normal(sample.with("x"),
+                                         {1, options_.transformer.in_channels, (clip.frames - 1) / 4 + 1,
+                                          clip.height / 8, clip.width / 8}),
+                       text = random_normal(sample.with("text"), {1, 32, options_.transformer.text_dim});
+      engine_.begin_micro_step(i + size >= options_.clips);
+      const at::Tensor loss = at::mse_loss(model_.forward(x, at::full({1}, 500.0), text), x);
+      sum += loss.item<double>() / static_cast<double>(options_.clips);
+      (loss * (static_cast<double>(size) / static_cast<double>(options_.clips))).backward();
+    }
+    engine_.finish(1);
+    engine_.update(kRate);
+    losses.push_back(ranks_->all_reduce_value(sum, Reduction::sum));
+    seconds.push_back(now() - start);
+    exposed_seconds.push_back(engine_.exposed_seconds() - exposed);
+    communication_seconds.push_back(engine_.communication_seconds() - communication);
+    sent_bytes.push_back(engine_.sent_bytes() - sent);
+  }
+  /// From the third step on: the first ones warm caches and allocator up.
+  static double typical(const std::vector<double>& values) {
+    return median({values.begin() + std::min<std::ptrdiff_t>(2, std::ssize(values) - 1), values.end()});
+  }
+  DataParallel& engine() { return engine_; }
+
+  std::vector<double> losses, seconds, exposed_seconds, communication_seconds, sent_bytes;  // by step
+
+ private:
+  const BenchOptions& options_;
+  std::unique_ptr<Communicator> ranks_;
+  Transformer model_;
+  DataParallel engine_;
 };
 
-/// Flow matching on random latents: what finetuning does in an iteration, without its data and files.
-Training train(std::unique_ptr<Communicator> gradients, std::unique_ptr<Communicator> parameters) {
-  const int rank = gradients->rank(), size = gradients->size();
-  const TransformerConfig config = small_transformer_config();
-  const RandomKey key{2024, 4};
-  Transformer model = Transformer::random(config, key);
-  DataParallel engine(std::move(gradients), std::move(parameters), model.parameter_groups(),
-                      {.adamw = {.learning_rate = 1e-3}}, {});
-  Training result;
-  for (int64_t iteration = 0; iteration < kIterations; ++iteration) {
-    const auto start = std::chrono::steady_clock::now();
-    const double exposed = engine.exposed_seconds(), communication = engine.communication_seconds();
-    engine.zero();
-    double loss_sum = 0;
-    for (int64_t i = rank; i < kBatch; i += size) {
-      const RandomKey sample = key.with(static_cast<uint64_t>(iteration)).with(static_cast<uint64_t>(i));
-      const at::Tensor x = random_normal(sample.with("x"), {1, 16, 5, 16, 20}),
-                       text = random_normal(sample.with("text"), {1, 32, config.text_dim});
-      engine.begin_micro_step(i + size >= kBatch);
-      const at::Tensor loss = at::mse_loss(model.forward(x, at::full({1}, 500.0), text), x);
-      loss_sum += loss.item<double>() / kBatch;
-      (loss * (static_cast<double>(size) / kBatch)).backward();
-    }
-    engine.finish(1);
-    engine.update(1e-3);
-    result.losses.push_back(loss_sum);
-    if (iteration < 2) continue;
-    constexpr double share = 1.0 / (kIterations - 2);
-    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-    result.seconds += share * spent.count();
-    result.exposed += share * (engine.exposed_seconds() - exposed);
-    result.communication += share * (engine.communication_seconds() - communication);
+struct SaveCost {
+  double exposed = 0;  ///< the calls, and what the steps beside the writing took longer
+  double steps = 0;    ///< beside which it was written
+};
+
+/// A checkpoint behind the steps of a training that has a typical step already.
+SaveCost save(Training& training, Session& session, const std::filesystem::path& folder) {
+  const double typical = Training::typical(training.seconds);
+  FinetuneWriter writer(session, folder, "bench", {});
+  SaveCost cost;
+  training.engine().settle();
+  writer.start(training.engine());
+  while (writer.under_way()) {
+    training.step();
+    cost.exposed += training.seconds.back() - typical;
+    cost.steps += 1;
+    training.engine().settle();
+    writer.poll();
   }
-  return result;
+  cost.exposed = std::max(0.0, cost.exposed) + writer.exposed_seconds();
+  return cost;
+}
+
+double largest_difference(const std::vector<double>& losses, const std::vector<double>& expected) {
+  double difference = 0;
+  for (size_t i = 0; i < std::min(losses.size(), expected.size()); ++i)
+    difference = std::max(difference, std::abs(losses[i] / expected[i] - 1));
+  return difference;
 }
 
 }  // namespace
 
-BenchTable bench_finetune(const BenchOptions&, Session& session) {
-  Training together = train(session.duplicate(), session.duplicate());
-  for (double& loss : together.losses) loss = session.world().all_reduce_value(loss, Reduction::sum);
-  Training alone;
-  if (session.rank() == 0) alone = train(make_local_communicator(), make_local_communicator());
+BenchTable bench_finetune(const BenchOptions& options, Session& session) {
+  if (options.clips % session.size() != 0)
+    fail_usage("bench finetune: {} clips are not the same number on each of {} ranks: give --clips",
+               options.clips, session.size());
+  const MakeCommunicator among_ranks = [&] { return session.duplicate(); };
+  std::vector<std::unique_ptr<Training>> trainings;
+  for (const Sharding sharding : {Sharding::none, Sharding::optimizer, Sharding::parameters})
+    trainings.push_back(std::make_unique<Training>(options, sharding, among_ranks));
+  const int64_t steps = options.repetitions + 2;
+  for (int64_t i = 0; i < steps; ++i)
+    for (auto& training : trainings) training->step();
+  Training &plain = *trainings[0], &zero1 = *trainings[1], &zero3 = *trainings[2];
+  std::string folder = (options.folder / fmt::format("surgery-bench-{}", ::getpid())).string();
+  folder = session.world().broadcast_text(folder, 0);
+  const SaveCost saved = save(plain, session, folder);
+  std::vector<double> alone;
+  if (session.rank() == 0) {
+    std::filesystem::remove_all(folder);
+    Training one(options, Sharding::none, [] { return make_local_communicator(); });
+    for (int64_t i = 0; i < steps; ++i) one.step();
+    alone = one.losses;
+  }
   session.world().barrier();
   if (session.rank() != 0) return {};
-  double difference = 0;
-  for (size_t i = 0; i < alone.losses.size(); ++i)
-    difference = std::max(difference, std::abs(together.losses[i] / alone.losses[i] - 1));
-  const std::string peer = "one rank, the same global batch";
-  return {
-      fmt::format("finetuning, global batch {}, 10 blocks of width 128, 400 tokens; mean of {} iterations",
-                  kBatch, kIterations - 2),
-      {{.name = fmt::format("iteration, {} ranks", session.size()),
-        .seconds = together.seconds,
-        .peer = peer,
-        .peer_seconds = alone.seconds,
-        .note = fmt::format("losses differ by at most {:.1e} of their value", difference)},
-       {.name = "communication, launch to end",
-        .seconds = together.communication,
-        .note = "summed over buckets"},
-       {.name = "of it not hidden by backward",
-        .seconds = together.exposed,
-        .note = fmt::format("{:.1f} % of the iteration; waiting for slower ranks is in it",
-                            100 * together.exposed / together.seconds)}}};
+  const double step = Training::typical(plain.seconds), exposed = Training::typical(plain.exposed_seconds);
+  const auto parameters = static_cast<double>(parameter_count(options.transformer));
+  const auto row = [&](const std::string& name, const Training& training, double goal) {
+    const double own = Training::typical(training.exposed_seconds), all = Training::typical(training.seconds);
+    BenchRow result{.name = name, .seconds = all};
+    if (goal > 0) {
+      result.peer = "without sharding";
+      result.peer_seconds = step;
+      result.goal = goal;
+    }
+    result.note = fmt::format(
+        "{:.1f} % waits for other ranks, {:.1f} bytes sent a parameter; losses within {:.1e} of "
+        "one rank's",
+        100 * own / all, Training::typical(training.sent_bytes) / parameters,
+        largest_difference(training.losses, alone));
+    return result;
+  };
+  const TransformerConfig& t = options.transformer;
+  return {fmt::format("finetuning, {} blocks of width {}, {} tokens, {} clips a step over {} ranks; medians "
+                      "of {} steps in turn",
+                      t.num_layers, t.dim(),
+                      video_tokens(options.clip.frames, options.clip.height, options.clip.width),
+                      options.clips, session.size(), options.repetitions),
+          {row("step, data.sharding = none", plain, 0),
+           row("optimizer (ZeRO-1)", zero1, 1 / 1.05),
+           row("parameters (ZeRO-3)", zero3, 1 / 1.3),
+           {.name = "communication, launch to end",
+            .seconds = Training::typical(plain.communication_seconds),
+            .note = "summed over buckets"},
+           {.name = "of it not hidden by backward",
+            .seconds = exposed,
+            .limit = 0.1 * step,
+            .note = "waiting for slower ranks is in it"},
+           {.name = "checkpoint beside the steps",
+            .seconds = saved.exposed,
+            .limit = 0.05 * kAmortised * step,
+            .note = fmt::format("{:.1f} % of {} steps; written beside {} of them",
+                                100 * saved.exposed / (kAmortised * step), kAmortised, saved.steps)}}};
 }
 
 }  // namespace surgery

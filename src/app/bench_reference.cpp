@@ -31,10 +31,9 @@ std::string output_of(const std::string& line) {
   return text;
 }
 
-}  // namespace
-
-BenchTable bench_reference(const BenchOptions& options) {
-  const fs::path script = options.source / "tests/bench/reference_bench.py";
+/// The rows that a program of tests/bench prints as JSON.
+BenchTable table_by(const std::string& name, const std::string& title, const BenchOptions& options) {
+  const fs::path script = options.source / "tests/bench" / name;
   if (!fs::exists(script))
     fail_usage(
         "{}: is not there (the reference implementations are timed by the programs of the source "
@@ -44,16 +43,30 @@ BenchTable bench_reference(const BenchOptions& options) {
   const std::string line =
       fmt::format("SURGERY_BINARY={} {} {}", quoted(fs::read_symlink("/proc/self/exe").string()),
                   quoted(python ? python : "python3"), quoted(script.string()));
-  BenchTable table{"against the reference implementations, at Wan2.1's sizes, fp32", {}};
+  BenchTable table{title, {}};
   const nlohmann::json rows = parse_strict_json(output_of(line), script.string());
   for (const auto& row : rows)
     table.rows.push_back({.name = row.at("name").get<std::string>(),
                           .seconds = row.at("seconds").get<double>(),
-                          .peer = row.at("peer").get<std::string>(),
-                          .peer_seconds = row.at("peer_seconds").get<double>(),
-                          .goal = row.at("goal").get<double>(),
-                          .note = row.at("note").get<std::string>()});
+                          .peer = row.value("peer", ""),
+                          .peer_seconds = row.value("peer_seconds", 0.0),
+                          .goal = row.value("goal", 0.0),
+                          .limit = row.value("limit_seconds", 0.0),
+                          .note = row.value("note", "")});
   return table;
+}
+
+}  // namespace
+
+BenchTable bench_reference(const BenchOptions& options) {
+  return table_by("reference_bench.py", "against the reference implementations, at Wan2.1's sizes, fp32",
+                  options);
+}
+
+BenchTable bench_train(const BenchOptions& options) {
+  return table_by("train_bench.py",
+                  "finetuning on two ranks of one thread, 8 blocks of width 512, 1,000 tokens, fp32",
+                  options);
 }
 
 }  // namespace surgery

@@ -71,7 +71,9 @@ ExitCode run(Context& context) {
   if (plan.machine.memory_bytes == 0)
     plan.notes.push_back(
         "memory of a rank is not known (another machine is planned for): give --memory GiB to check it");
-  RunDirectory(context.config.run.directory, context.config.run.base).check_base();
+  const RunDirectory directory(context.config.run.directory, context.config.run.base);
+  directory.check_base();
+  directory.check_not_stopped();
   count_existing(plan, context.config);
   if (context.options.has("json"))
     fmt::print("{}\n", plan_json(plan).dump(2));

@@ -1,5 +1,6 @@
 #include "base/host_memory.h"
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,6 +20,12 @@ double number_in(const std::filesystem::path& file) {
 }
 
 }  // namespace
+
+int64_t peak_memory() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return int64_t{1024} * usage.ru_maxrss;
+}
 
 double cgroup_memory_limit(const std::string& membership, const std::filesystem::path& root) {
   double limit = kUnlimited;

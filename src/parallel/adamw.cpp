@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <set>
 
 #include "base/errors.h"
@@ -24,10 +25,11 @@ AdamW::AdamW(Named parameters, AdamWOptions options) : options_(options) {
   }
 }
 
-void AdamW::set_masters(const std::map<std::string, at::Tensor>& exact) {
+void AdamW::set_master(const std::string& name, const at::Tensor& exact) {
   const at::NoGradGuard no_gradient;
-  for (const Slot& slot : slots_)
-    if (slot.has_master()) slot.master.copy_(exact.at(slot.name));
+  const auto slot = std::ranges::find(slots_, name, &Slot::name);
+  EXPECT(slot != slots_.end() && slot->has_master());
+  slot->master.copy_(exact);
 }
 
 void AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate) {

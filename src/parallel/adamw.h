@@ -27,8 +27,8 @@ class AdamW {
   /// Tensors are held, not copied. Throws Error{internal} for an empty list or a name given twice.
   AdamW(Named parameters, AdamWOptions options);
 
-  /// Masters start from these values, by parameter name, instead of from the rounded parameters.
-  void set_masters(const std::map<std::string, at::Tensor>& exact);
+  /// A parameter's master starts from this value instead of from the rounded parameter.
+  void set_master(const std::string& name, const at::Tensor& exact);
 
   /// One update from fp32 gradients, in the order of the parameters, at `learning_rate`. Gradients are not
   /// changed.

@@ -52,16 +52,15 @@ Sharding parse_sharding(const std::string& word) {
   return static_cast<Sharding>(found - sharding_names().begin());
 }
 
-BucketLayout::BucketLayout(const std::vector<ParameterGroup>& groups, int ranks) {
+BucketLayout::BucketLayout(const std::vector<ParameterGroup>& of, int ranks) : groups(of.size()) {
   std::set<std::string> names;
-  for (size_t number = 0; number < groups.size(); ++number) {
-    EXPECT(!groups[number].empty());
-    for (const auto& [name, tensor] : groups[number]) {
+  for (size_t number = 0; number < groups; ++number) {
+    for (const auto& [name, tensor] : of[number]) {
       EXPECT(names.insert(name).second);
       EXPECT(tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kBFloat16);
     }
     for (const at::ScalarType type : {at::kBFloat16, at::kFloat})
-      if (Bucket bucket = bucket_of(groups[number], type, number, ranks); !bucket.entries.empty())
+      if (Bucket bucket = bucket_of(of[number], type, number, ranks); !bucket.entries.empty())
         buckets.push_back(std::move(bucket));
   }
 }

@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -36,9 +37,10 @@ struct BucketLayout {
     int64_t size = 0;  ///< elements, padding included
   };
   std::vector<Bucket> buckets;  ///< in the order of the groups
+  size_t groups = 0;            ///< those without a parameter too
 
-  /// Error{internal} for an empty group, a name given twice, or a parameter that is neither fp32 nor bf16.
-  BucketLayout(const std::vector<ParameterGroup>& groups, int ranks);
+  /// Error{internal} for a name given twice, or a parameter that is neither fp32 nor bf16.
+  BucketLayout(const std::vector<ParameterGroup>& of, int ranks);
   BucketLayout() = default;
 
   /// For a checkpoint: sizes, names, shapes and offsets (types and groups are the run's own matter).
@@ -46,9 +48,12 @@ struct BucketLayout {
   static BucketLayout from_json(const nlohmann::json& json);  ///< Error{data}
 };
 
-/// [bucket.size] of `type`: the tensors that `find` gives by name, in their places.
-template <class Find>
-at::Tensor flatten(const BucketLayout::Bucket& bucket, const at::TensorOptions& options, const Find& find) {
+/// The value of a parameter by its name, in any type and place.
+using ReadParameter = std::function<at::Tensor(const std::string& name)>;
+
+/// [bucket.size]: the values that `find` gives, in their places.
+inline at::Tensor flatten(const BucketLayout::Bucket& bucket, const at::TensorOptions& options,
+                          const ReadParameter& find) {
   const at::NoGradGuard no_gradient;
   at::Tensor flat = at::zeros({bucket.size}, options);
   for (const BucketLayout::Entry& entry : bucket.entries)

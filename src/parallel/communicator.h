@@ -20,6 +20,7 @@ class Communicator {
   virtual int size() const = 0;
   virtual void broadcast(at::Tensor& tensor, int root) = 0;
   virtual void barrier() = 0;
+  virtual double sent_bytes() const = 0;  ///< of tensors, to other ranks, since it was made
 
   /// A collective in flight. It and its tensors must live until wait() returns or test() says yes, and the
   /// tensors are nobody else's until then. Results do not depend on timing.

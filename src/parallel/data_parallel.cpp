@@ -26,6 +26,14 @@ std::vector<std::vector<at::Tensor>> by_bucket(const BucketLayout& layout,
   return tensors;
 }
 
+/// What the parameters hold themselves, as it is now.
+ReadParameter held_by(const std::vector<ParameterGroup>& groups) {
+  std::map<std::string, at::Tensor> all;
+  for (const ParameterGroup& group : groups)
+    for (const auto& [name, tensor] : group) all.emplace(name, tensor.detach());
+  return [all = std::move(all)](const std::string& name) { return all.at(name); };
+}
+
 /// The groups as forward comes to them. The last holds what is outside the blocks: it is needed first.
 std::vector<size_t> forward_order(size_t groups) {
   std::vector<size_t> order(groups);
@@ -54,16 +62,17 @@ AdamW::Named named(const std::vector<at::Tensor>& pieces) {
 
 struct DataParallel::State {
   State(std::unique_ptr<Communicator> of_gradients, std::unique_ptr<Communicator> of_parameters,
-        const std::vector<ParameterGroup>& groups, const Options& options)
+        const std::vector<ParameterGroup>& groups, const Options& options, const ReadParameter& read)
       : sharding(options.sharding),
         layout(groups, of_gradients->size()),
         reductions(std::move(of_gradients)),
         gathers(std::move(of_parameters)),
-        values(*gathers, layout, by_bucket(layout, groups), sharding),
+        values(*gathers, layout, by_bucket(layout, groups), read, sharding),
         gradients(*reductions, layout, by_bucket(layout, groups), backward_order(layout, groups.size()),
                   sharding),
         optimizer(named(values.pieces()), options.adamw),
-        group_count(groups.size()) {}
+        group_count(groups.size()),
+        average_decay(options.average_decay) {}
 
   Sharding sharding;
   BucketLayout layout;
@@ -72,6 +81,8 @@ struct DataParallel::State {
   GradientBuckets gradients;
   AdamW optimizer;
   size_t group_count;
+  double average_decay;
+  std::vector<at::Tensor> averages;  // of the pieces; none without average_decay
 
   int rank() const { return reductions->rank(); }
   int ranks() const { return reductions->size(); }
@@ -79,32 +90,49 @@ struct DataParallel::State {
   int64_t piece_begin(size_t bucket) const {
     return sharding == Sharding::none ? 0 : layout.buckets[bucket].size / ranks() * rank();
   }
-  /// Of the optimizer's: `parameter`, `exp_avg` and `exp_avg_sq` of a bucket.
+  /// A bucket's fp32 values among the optimizer's.
+  at::Tensor master(size_t bucket, const std::map<std::string, at::Tensor>& state) const {
+    const auto found = state.find("master." + bucket_name(bucket));
+    return found == state.end() ? values.pieces()[bucket] : found->second;
+  }
+  std::vector<at::Tensor> masters() const {
+    const auto state = optimizer.state();
+    std::vector<at::Tensor> all;
+    for (size_t b = 0; b < layout.buckets.size(); ++b) all.push_back(master(b, state));
+    return all;
+  }
+  /// `parameter`, `exp_avg`, ... of a bucket, of which `state` is the optimizer's.
   std::map<std::string, at::Tensor> slots(size_t bucket,
                                           const std::map<std::string, at::Tensor>& state) const {
     const std::string name = bucket_name(bucket);
-    const auto master = state.find("master." + name);
-    return {{"parameter", master == state.end() ? values.pieces()[bucket] : master->second},
-            {"exp_avg", state.at("exp_avg." + name)},
-            {"exp_avg_sq", state.at("exp_avg_sq." + name)}};
+    std::map<std::string, at::Tensor> all{{"parameter", master(bucket, state)},
+                                          {"exp_avg", state.at("exp_avg." + name)},
+                                          {"exp_avg_sq", state.at("exp_avg_sq." + name)}};
+    if (!averages.empty()) all["average"] = averages[bucket];
+    return all;
+  }
+  void average() {
+    if (averages.empty()) return;
+    const at::NoGradGuard no_gradient;
+    const auto n = static_cast<double>(optimizer.steps());
+    at::_foreach_lerp_(averages, masters(), 1 - std::min(average_decay, (1 + n) / (10 + n)));
   }
 };
 
 DataParallel::DataParallel(std::unique_ptr<Communicator> gradients, std::unique_ptr<Communicator> parameters,
                            const std::vector<ParameterGroup>& groups, const Options& options,
-                           const std::map<std::string, at::Tensor>& exact)
-    : state_(std::make_unique<State>(std::move(gradients), std::move(parameters), groups, options)) {
-  std::map<std::string, at::Tensor> masters;
+                           const ReadParameter& values) {
+  const ReadParameter exact = values ? values : held_by(groups);
+  state_ = std::make_unique<State>(std::move(gradients), std::move(parameters), groups, options, exact);
   for (size_t b = 0; b < state_->layout.buckets.size(); ++b) {
     const BucketLayout::Bucket& bucket = state_->layout.buckets[b];
     if (bucket.type == at::kFloat) continue;
     const at::Tensor& piece = state_->values.pieces()[b];
-    masters[bucket_name(b)] = flatten(bucket, piece.options().dtype(at::kFloat),
-                                      [&](const std::string& name) { return exact.at(name).detach(); })
-                                  .narrow(0, state_->piece_begin(b), piece.numel())
-                                  .clone();  // not the whole bucket
+    const at::Tensor whole = flatten(bucket, piece.options().dtype(at::kFloat), exact);
+    state_->optimizer.set_master(bucket_name(b), whole.narrow(0, state_->piece_begin(b), piece.numel()));
   }
-  if (!masters.empty()) state_->optimizer.set_masters(masters);
+  if (options.average_decay > 0)
+    for (const at::Tensor& master : state_->masters()) state_->averages.push_back(master.clone());
 }
 
 DataParallel::~DataParallel() = default;
@@ -118,7 +146,7 @@ void DataParallel::begin_micro_step(bool last) {
 
 double DataParallel::finish(double clip) {
   state_->gradients.finish();
-  for (size_t group = 0; group < state_->group_count; ++group) state_->values.release(group);
+  release_all();
   Communicator* shards = state_->sharding == Sharding::none ? nullptr : state_->reductions.get();
   return clip_gradients(state_->gradients.pieces(), clip, shards).item<double>();
 }
@@ -137,6 +165,7 @@ std::string DataParallel::first_bad() const {
 void DataParallel::update(double learning_rate) {
   state_->values.settle();
   state_->optimizer.step(state_->gradients.pieces(), learning_rate);
+  state_->average();
   state_->values.publish(forward_order(state_->group_count));
 }
 
@@ -155,6 +184,10 @@ void DataParallel::release(size_t group) {
 }
 void DataParallel::need_all() {
   for (const size_t group : forward_order(state_->group_count)) need(group);
+}
+
+void DataParallel::release_all() {
+  for (size_t group = 0; group < state_->group_count; ++group) release(group);
 }
 
 void DataParallel::settle() {
@@ -185,6 +218,7 @@ void DataParallel::load(const ReadState& read, int64_t steps) {
   State& s = *state_;
   const at::NoGradGuard no_gradient;
   s.values.settle();
+  release_all();
   auto state = s.optimizer.state();
   for (size_t b = 0; b < s.layout.buckets.size(); ++b)
     for (const auto& [what, piece] : s.slots(b, state))
@@ -206,6 +240,9 @@ double DataParallel::exposed_seconds() const {
 }
 double DataParallel::communication_seconds() const {
   return state_->gradients.communication_seconds() + state_->values.communication_seconds();
+}
+double DataParallel::sent_bytes() const {
+  return state_->reductions->sent_bytes() + state_->gathers->sent_bytes();
 }
 
 }  // namespace surgery

@@ -46,17 +46,17 @@ struct FlatParameters::State {
 };
 
 FlatParameters::FlatParameters(Communicator& communicator, const BucketLayout& layout,
-                               const std::vector<std::vector<at::Tensor>>& parameters, Sharding sharding)
+                               const std::vector<std::vector<at::Tensor>>& parameters,
+                               const ReadParameter& values, Sharding sharding)
     : state_(std::make_unique<State>(communicator, sharding)) {
   EXPECT(parameters.size() == layout.buckets.size());
+  state_->of_group.resize(layout.groups);
   const at::NoGradGuard no_gradient;
   for (size_t b = 0; b < parameters.size(); ++b) {
     const BucketLayout::Bucket& place = layout.buckets[b];
     EXPECT(parameters[b].size() == place.entries.size());
     Bucket bucket;
-    size_t next = 0;
-    bucket.flat = flatten(place, parameters[b].front().options().requires_grad(false),
-                          [&](const std::string&) { return parameters[b][next++].detach(); });
+    bucket.flat = flatten(place, parameters[b].front().options().requires_grad(false), values);
     for (size_t i = 0; i < parameters[b].size(); ++i)
       at::Tensor(parameters[b][i]).set_data(view_of(bucket.flat, place.entries[i]));
     const int64_t length = place.size / communicator.size();
@@ -67,7 +67,6 @@ FlatParameters::FlatParameters(Communicator& communicator, const BucketLayout& l
       take_memory(bucket.flat);
       bucket.whole = false;
     }
-    state_->of_group.resize(std::max(state_->of_group.size(), place.group + 1));
     state_->of_group[place.group].push_back(b);
     state_->pieces.push_back(bucket.piece);
     state_->buckets.push_back(std::move(bucket));

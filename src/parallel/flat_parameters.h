@@ -13,10 +13,12 @@ namespace surgery {
 /// needed; then autograd may have kept views of it, which are valid whenever the group is there again.
 class FlatParameters {
  public:
-  /// `parameters[b]` are those of layout.buckets[b], leaves of one type; they are moved into flat memory
-  /// here. `communicator` belongs to this object alone, and outlives it.
+  /// `parameters[b]` are those of layout.buckets[b], leaves of one type; they become views of flat memory
+  /// that holds `values`, a bucket after the other. `communicator` belongs to this object alone, and outlives
+  /// it.
   FlatParameters(Communicator& communicator, const BucketLayout& layout,
-                 const std::vector<std::vector<at::Tensor>>& parameters, Sharding sharding);
+                 const std::vector<std::vector<at::Tensor>>& parameters, const ReadParameter& values,
+                 Sharding sharding);
   ~FlatParameters();
 
   /// What this rank updates, by bucket: [size / ranks] (without sharding the whole bucket), in the

@@ -14,6 +14,7 @@ class LocalCommunicator final : public Communicator {
     EXPECT(root == 0);
   }
   void barrier() override {}
+  double sent_bytes() const override { return 0; }
   std::unique_ptr<Pending> start_all_reduce(at::Tensor& tensor, Reduction reduction) override {
     expect_reducible(tensor, reduction);
     return std::make_unique<Done>();

@@ -3,6 +3,7 @@
 #include <mpi.h>
 
 #include <algorithm>
+#include <atomic>
 
 #include "base/errors.h"
 #include "parallel/backoff.h"
@@ -23,6 +24,7 @@ struct Group {
   MPI_Comm comm = MPI_COMM_NULL;
   int rank = 0, size = 1;
   int next_tag = 0;
+  std::atomic<int64_t> sent = 0;  // bytes
   // Operations begin in the same order on every rank, so equal numbers belong to the same operation.
   int take_tag() { return next_tag = (next_tag + 1) % tags; }
 };
@@ -30,10 +32,11 @@ struct Group {
 /// Sends and receives in flight together.
 class Exchange {
  public:
-  void send(const Group& group, const std::byte* data, int64_t bytes, int to, int tag) {
+  void send(Group& group, const std::byte* data, int64_t bytes, int to, int tag) {
     if (bytes == 0) return;
     requests_.emplace_back();
     expected_.push_back(-1);
+    group.sent += bytes;
     MPI_CHECK(MPI_Isend(data, narrow<int>(bytes), MPI_BYTE, to, tag, group.comm, &requests_.back()));
   }
   void receive(const Group& group, std::byte* data, int64_t bytes, int from, int tag) {
@@ -284,6 +287,7 @@ class MpiCommunicator final : public Communicator {
 
   int rank() const override { return group_.rank; }
   int size() const override { return group_.size; }
+  double sent_bytes() const override { return static_cast<double>(group_.sent.load()); }
 
   std::unique_ptr<Pending> start_all_reduce(at::Tensor& tensor, Reduction reduction) override {
     expect_reducible(tensor, reduction);

@@ -87,6 +87,7 @@ struct DataSection {
   double fps = 16;
   int64_t least_height = 0, least_width = 0;  ///< of the source; 0 = any, here and below
   double least_seconds = 0, most_seconds = 0, least_aesthetic = 0, most_aspect = 0;
+  int64_t damaged = 16;           ///< samples that finetuning passes over on a rank
   std::string sharding = "none";  ///< of what data-parallel training holds: of sharding_names()
 };
 
@@ -99,8 +100,17 @@ struct FinetuneSection {
   double teacher_weight = 0;  ///< weight of the velocity-matching term
   std::string checkpoints = "400,600,800,1000";
   int64_t save_every = 100;
-  bool save_behind = true;  ///< checkpoints are copied and written beside the next steps
-  int64_t recompute = 0;    ///< every k-th block is computed again in backward; 0 = none
+  bool save_behind = true;            ///< checkpoints are copied and written beside the next steps
+  int64_t recompute = 0;              ///< every k-th block is computed again in backward; 0 = none
+  std::string train = "all";          ///< see recipe/trained_subset.h
+  std::string schedule = "constant";  ///< of rate_schedule_names()
+  int64_t warmup = 0;
+  double final_rate = 0;                 ///< share of learning_rate
+  double ema = 0;                        ///< decay of the averaged weights; 0 = none
+  std::string noise_levels = "uniform";  ///< of level_density_names()
+  double logit_mean = 0, logit_std = 1, mode_scale = 1.29;
+  std::string loss_weighting = "none";  ///< of LossWeighting::names()
+  int64_t validation_clips = 0, validate_every = 100;
   std::string max_gradient = "through";
   std::string precision = "fp32";  ///< of precision_names(): of the student; masters are fp32
 };

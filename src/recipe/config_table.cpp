@@ -2,6 +2,8 @@
 
 #include "parallel/bucket_layout.h"
 #include "recipe/config_checks.h"
+#include "recipe/learning_rate.h"
+#include "wan/flow.h"
 #include "wan/precision.h"
 #include "wan/sampler.h"
 
@@ -244,6 +246,9 @@ void add_finetuning(std::vector<ConfigOption>& table) {
       .add("most_aspect", &D::most_aspect, "",
            "height / width of a source within the clip's own divided and multiplied by this; 0 = any")
       .check(check_aspect)
+      .add("damaged", &D::damaged, "samples",
+           "of the shards that finetuning passes over on a rank, each named; more end it")
+      .range(0)
       .add("sharding", &D::sharding, "",
            "what the ranks of finetuning share out: none; optimizer: masters and moments (ZeRO-1); "
            "parameters: weights and gradients too (ZeRO-3)")
@@ -265,6 +270,32 @@ void add_finetuning(std::vector<ConfigOption>& table) {
       .add("weight_decay", &F::weight_decay, "", "of AdamW")
       .range(0)
       .add("gradient_clip", &F::gradient_clip, "", "largest norm of the whole gradient; 0 = not clipped")
+      .range(0)
+      .add("train", &F::train, "",
+           "parameters that are trained: all, hybrid-attention, or patterns of names (*.ffn.*), by commas")
+      .check(check_not_empty)
+      .add("schedule", &F::schedule, "", "of the learning rate after its warm-up")
+      .one_of(rate_schedule_names())
+      .add("warmup", &F::warmup, "steps", "over which the learning rate grows to its full value")
+      .range(0)
+      .add("final_rate", &F::final_rate, "", "share of the learning rate at the last step (linear, cosine)")
+      .range(0, 1)
+      .add("ema", &F::ema, "",
+           "decay of a running average of the weights, which becomes the model; 0 = none, 0.999 is usual")
+      .range(0, 0.999999)
+      .add("noise_levels", &F::noise_levels, "", "how they are drawn, before the shift")
+      .one_of(level_density_names())
+      .add("logit_mean", &F::logit_mean, "", "of logit_normal noise levels")
+      .add("logit_std", &F::logit_std, "", "of logit_normal noise levels")
+      .range(0.001, 100)
+      .add("mode_scale", &F::mode_scale, "", "of mode noise levels")
+      .range(-1, 1.75)
+      .add("loss_weighting", &F::loss_weighting, "", "of a clip's loss by its noise level")
+      .one_of(LossWeighting::names())
+      .add("validation_clips", &F::validation_clips, "clips",
+           "withheld from training, whose loss is measured at noise of their own; 0 = none")
+      .range(0)
+      .add("validate_every", &F::validate_every, "steps", "between measurements, and at the end; 0 = never")
       .range(0)
       .add("shift", &F::shift, "", "time shift of the drawn noise levels")
       .range(0.001, 1000)

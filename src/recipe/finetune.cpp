@@ -3,20 +3,27 @@
 #include <cmath>
 
 #include "base/errors.h"
+#include "base/host_memory.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "base/text.h"
 #include "parallel/agreed_error.h"
 #include "parallel/data_parallel.h"
-#include "parallel/stop.h"
 #include "recipe/artifact.h"
 #include "recipe/data_section.h"
+#include "recipe/distill_set.h"
+#include "recipe/engine_hooks.h"
+#include "recipe/finetune_batches.h"
 #include "recipe/finetune_checkpoint.h"
 #include "recipe/latent_set.h"
+#include "recipe/learning_rate.h"
+#include "recipe/plan.h"
 #include "recipe/step_ahead.h"
 #include "recipe/student.h"
 #include "recipe/text_cache.h"
+#include "recipe/trained_subset.h"
+#include "recipe/training_work.h"
 #include "storage/checkpoint.h"
-#include "wan/flow.h"
 
 namespace surgery {
 namespace {
@@ -25,35 +32,38 @@ double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-struct Batch {
-  at::Tensor input, timestep, text, target;
-};
+/// Mean over all but the first dimension: a loss a clip, [B] fp32.
+at::Tensor loss_by_clip(const at::Tensor& velocity, const at::Tensor& wanted) {
+  const at::Tensor error = velocity.to(at::kFloat) - wanted;
+  return error.square().flatten(1).mean(1);
+}
 
 class Trainer {
  public:
-  Trainer(Recipe& recipe, Transformer student, const LatentSet& data)
+  Trainer(Recipe& recipe, Transformer student, const Selection& selection, const LatentSet& data)
       : recipe_(recipe),
         f_(recipe.config.finetune),
         student_(std::move(student)),
-        data_(data),
-        order_(recipe.key("finetune-order"), data.runs(), data.weights(), f_.global_batch),
-        negative_(text_rows(recipe, "")),
-        text_length_(recipe.text_length()),
-        ahead_([this](int64_t step) { return make_batches(step); }) {
+        rates_(selection.rates),
+        phi_(recipe_distill_plan(recipe).feature_map),
+        batches_(recipe, data),
+        ahead_([this](int64_t step) { return batches_.of_step(step); }) {
     student_.max_gradient = f_.max_gradient == "constant" ? MaxGradient::constant : MaxGradient::through;
-    student_.keep_blocks();
     student_.recompute_every = f_.recompute;
-    const TensorMap exact = student_.parameters();
-    if (f_.precision != "fp32") student_.to(recipe.device, parse_precision(f_.precision));
+    const TrainedSubset subset(f_.train, rates_);
+    const auto trained = [&](const std::string& name) { return subset.contains(name); };
+    // Straight from the files into flat memory: of the whole student no rank need hold a copy.
+    const TensorMap files = student_.begin_training(recipe.device, parse_precision(f_.precision), trained);
     engine_ = std::make_unique<DataParallel>(
-        recipe.session.duplicate(), recipe.session.duplicate(), student_.parameter_groups(),
+        recipe.communicator(), recipe.communicator(), student_.parameter_groups(trained),
         DataParallel::Options{.sharding = parse_sharding(recipe.config.data.sharding),
                               .adamw = {.learning_rate = f_.learning_rate,
                                         .beta1 = f_.beta1,
                                         .beta2 = f_.beta2,
-                                        .weight_decay = f_.weight_decay}},
-        exact);
-    student_.hooks = hooks();
+                                        .weight_decay = f_.weight_decay},
+                              .average_decay = f_.ema},
+        [&](const std::string& name) { return files.at(name); });
+    student_.hooks = engine_hooks(*engine_, student_.config().num_layers);
   }
 
   void load(int64_t iteration) { load_finetune(recipe_.run.finetune(), iteration, *engine_); }
@@ -61,104 +71,72 @@ class Trainer {
   // One update over the global batch; returns its mean loss.
   double step() {
     const int world = recipe_.session.size();
-    const std::vector<Batch> batches = ahead_.take(iteration(), iteration() + 1 == f_.iterations);
+    const std::vector<ClipBatch> batches = ahead_.take(iteration(), iteration() + 1 == f_.iterations);
     engine_->zero();
     double loss_sum = 0;
     for (size_t i = 0; i < batches.size(); ++i) {
-      const Batch& batch = batches[i];
+      const ClipBatch& batch = batches[i];
       engine_->begin_micro_step(i + 1 == batches.size());
       const at::Tensor velocity = student_.forward(batch.input, batch.timestep, batch.text);
-      at::Tensor loss = at::mse_loss(velocity.to(at::kFloat), batch.target.to(recipe_.device));
-      const double flow = loss.item<double>();
+      const at::Tensor weight = batch.weight.to(recipe_.device);
+      at::Tensor loss = (weight * loss_by_clip(velocity, batch.target.to(recipe_.device))).sum();
+      loss_sum += loss.item<double>();
       if (f_.teacher_weight > 0) {
         at::Tensor wanted;
         {
           const at::NoGradGuard no_grad;
           wanted = recipe_.teacher().forward(batch.input, batch.timestep, batch.text).to(at::kFloat);
         }
-        loss = loss + f_.teacher_weight * at::mse_loss(velocity.to(at::kFloat), wanted);
+        loss = loss + f_.teacher_weight * (weight * loss_by_clip(velocity, wanted)).sum();
       }
-      const auto count = static_cast<double>(batch.input.size(0));
-      loss_sum += flow * count;
       // The engine averages over ranks: the sum over the global batch is divided by its size.
-      (loss * (count * world / static_cast<double>(f_.global_batch))).backward();
+      (loss * (world / static_cast<double>(f_.global_batch))).backward();
     }
+    if (!batches.empty()) work_ = work_of(batches.front());
     update();
     return recipe_.session.world().all_reduce_value(loss_sum, Reduction::sum) /
            static_cast<double>(f_.global_batch);
   }
 
+  /// Mean loss of the clips that take no part in training, as the weights are now; without loss weighting.
+  double validate() {
+    const at::NoGradGuard no_grad;
+    double sum = 0;
+    for (int64_t i = 0; i < batches_.validations(); ++i) {
+      const ClipBatch batch = batches_.validation(i);
+      const at::Tensor velocity = student_.forward(batch.input, batch.timestep, batch.text);
+      const at::Tensor loss = loss_by_clip(velocity, batch.target.to(recipe_.device));
+      sum += (batch.weight.to(recipe_.device) * loss).sum().item<double>();
+      recipe_.progress("validation");
+    }
+    engine_->release_all();
+    return recipe_.session.world().all_reduce_value(sum, Reduction::sum) /
+           static_cast<double>(f_.validation_clips);
+  }
+
   int64_t iteration() const { return engine_->steps(); }  ///< updates done
+  const TrainingWork& work() const { return work_; }      ///< of the last step, all ranks; known to rank 0
   void settle() { engine_->settle(); }
   double last_norm() const { return norm_; }
+  double last_rate() const { return rate_; }
   double data_seconds() const { return ahead_.waited_seconds(); }  ///< waiting for batches, summed
   const DataParallel& engine() const { return *engine_; }
 
  private:
-  /// A sample and where it stands in the endless order of all steps, which names its noise.
-  struct Place {
-    int64_t position, sample;
-  };
-
-  /// Of one step, this rank's. On the thread that reads ahead, so on the host.
-  std::vector<Batch> make_batches(int64_t step) {
-    const SampleOrder::Batch all = order_.at(step);
-    const auto world = static_cast<size_t>(recipe_.session.size());
-    std::vector<Place> mine;
-    for (auto i = static_cast<size_t>(recipe_.session.rank()); i < all.samples.size(); i += world)
-      mine.push_back({step * f_.global_batch + static_cast<int64_t>(i), all.samples[i]});
-    std::vector<Batch> batches;
-    for (size_t at = 0; at < mine.size(); at += static_cast<size_t>(f_.micro_batch)) {
-      const size_t end = std::min(mine.size(), at + static_cast<size_t>(f_.micro_batch));
-      batches.push_back(make_batch(std::span(mine).subspan(at, end - at)));
-    }
-    return batches;
-  }
-
-  Batch make_batch(std::span<const Place> places) {
-    std::vector<at::Tensor> inputs, targets, texts;
-    std::vector<double> timesteps;
-    for (const auto& [position, index] : places) {
-      const LatentSample sample = data_.sample(index);
-      const RandomKey key = recipe_.key("finetune").with(static_cast<uint64_t>(position));
-      RandomStream draws(key.with("draws"));
-      const double u = draws.uniform();
-      const bool drop = draws.uniform() < f_.text_dropout;
-      const at::Tensor noise = random_normal(key.with("noise"), sample.latents.sizes());
-      const FlowSample flow = flow_sample(sample.latents, noise, shifted_level(u, f_.shift));
-      inputs.push_back(flow.input);
-      targets.push_back(flow.target);
-      timesteps.push_back(flow.timestep);
-      texts.push_back(pad_text(drop ? negative_ : sample.text, text_length_));
-    }
-    return {at::stack(inputs), at::tensor(timesteps, at::kFloat), at::cat(texts), at::stack(targets)};
-  }
-
-  /// A block's parameters are there while it computes; the next one's come meanwhile, in either direction.
-  std::shared_ptr<const GroupHooks> hooks() {
-    const int64_t blocks = student_.config().num_layers;
-    const auto group = [](int64_t number) { return static_cast<size_t>(number); };
-    GroupHooks hooks;
-    hooks.before_forward = [this, blocks, group](int64_t number) {
-      engine_->need(group(number));
-      const int64_t next = number == blocks ? 0 : number + 1;
-      if (next < blocks) engine_->prefetch(group(next));
-    };
-    hooks.after_forward = [this, blocks, group](int64_t number) {
-      if (number + 1 < blocks) engine_->release(group(number));  // backward begins with the last one
-    };
-    hooks.before_backward = [this, blocks, group](int64_t number) {
-      if (number + 1 < blocks) engine_->release(group(number + 1));
-      engine_->need(group(number));
-      if (number > 0) engine_->prefetch(group(number - 1));
-    };
-    return std::make_shared<const GroupHooks>(std::move(hooks));
+  /// A step's clips are all of one shape, so one batch tells of all ranks'.
+  TrainingWork work_of(const ClipBatch& batch) {
+    const auto latents = batch.input.sizes();
+    const CostGeometry geometry = cost_geometry(student_.config(), recipe_.text_length(),
+                                                4 * (latents[2] - 1) + 1, 8 * latents[3], 8 * latents[4]);
+    return training_work(geometry, phi_, rates_, f_.global_batch, f_.teacher_weight > 0);
   }
 
   void update() {
     norm_ = engine_->finish(f_.gradient_clip);
     if (!std::isfinite(norm_)) refuse_gradient();
-    engine_->update(f_.learning_rate);
+    rate_ =
+        scheduled_rate({f_.schedule, f_.warmup, f_.final_rate}, iteration(), f_.iterations, f_.learning_rate);
+    engine_->update(rate_);
   }
 
   /// Names the lowest rank with a bad part of the gradient, and the parameter, on every rank alike.
@@ -177,22 +155,35 @@ class Trainer {
   Recipe& recipe_;
   const FinetuneSection& f_;
   Transformer student_;
-  const LatentSet& data_;
-  SampleOrder order_;
-  at::Tensor negative_;
-  int64_t text_length_;
+  std::vector<Rate> rates_;
+  FeatureMapConfig phi_;
+  FinetuneBatches batches_;
   std::unique_ptr<DataParallel> engine_;
-  double norm_ = 0;
-  StepAhead<std::vector<Batch>> ahead_;  // the last: its thread uses the others
+  double norm_ = 0, rate_ = 0;
+  TrainingWork work_;
+  StepAhead<std::vector<ClipBatch>> ahead_;  // the last: its thread uses the others
 };
 
 std::string finetune_fingerprint(Recipe& recipe, const Selection& selection, const LatentSet& data) {
   const FinetuneSection& f = recipe.config.finetune;
   return make_fingerprint(
-      {"finetune-2", student_fingerprint(recipe, selection), data.fingerprint(),
+      {"finetune-3", student_fingerprint(recipe, selection), data.fingerprint(),
        fmt::format("{} {} {} {} {} {} {} {} {} {} {} {}", f.global_batch, f.learning_rate, f.beta1, f.beta2,
                    f.weight_decay, f.gradient_clip, f.shift, f.text_dropout, f.teacher_weight, f.max_gradient,
-                   f.precision, recipe.config.run.seed)});
+                   f.precision, recipe.config.run.seed),
+       // Only where it falls does the rate depend on how many steps there are.
+       fmt::format("{} {} {} {}", f.schedule, f.warmup, f.final_rate,
+                   f.schedule == "constant" ? 0 : f.iterations),
+       fmt::format("{} {} {} {} {}", f.noise_levels, f.logit_mean, f.logit_std, f.mode_scale,
+                   f.loss_weighting),
+       fmt::format("{} {} {}", without_spaces(f.train), f.ema, f.validation_clips)});
+}
+
+/// finetune.train with names of this student.
+void check_subset(const std::string& train, const Selection& selection, const Transformer& student) {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : student.parameters()) names.push_back(name);
+  TrainedSubset(train, selection.rates).check(names);
 }
 
 }  // namespace
@@ -226,7 +217,10 @@ bool make_finetuning(Recipe& recipe) {
     return false;
   }
   recipe.release_vae();
-  Trainer trainer(recipe, make_student(recipe, selection, at::kFloat), data);
+  recipe.make_folder(recipe.run.events());
+  Transformer student = make_student(recipe, selection, at::kFloat, /*streamed=*/true);
+  check_subset(f.train, selection, student);
+  Trainer trainer(recipe, std::move(student), selection, data);
   if (f.teacher_weight == 0) recipe.release_teacher();
   const auto steps = checkpoint_steps(recipe.run.finetune());
   const bool later = recipe.session.world().all_reduce_value(
@@ -247,29 +241,45 @@ bool make_finetuning(Recipe& recipe) {
     const double loss = trainer.step();
     const int64_t at = trainer.iteration();
     ++made;
+    const double step_seconds = seconds() - start;
     nlohmann::ordered_json line{{"stage", "finetune"},
                                 {"iteration", at},
                                 {"loss", loss},
                                 {"gradient_norm", trainer.last_norm()},
-                                {"seconds", seconds() - start},
-                                {"exposed_communication_seconds", trainer.engine().exposed_seconds()},
-                                {"communication_seconds", trainer.engine().communication_seconds()},
-                                {"data_seconds", trainer.data_seconds()},
-                                {"checkpoint_seconds", writer.exposed_seconds()}};
+                                {"learning_rate", trainer.last_rate()},
+                                {"seconds", step_seconds},
+                                {"tokens_per_second", trainer.work().tokens / step_seconds},
+                                {"tflops_per_second", trainer.work().student() / step_seconds / 1e12},
+                                {"attention_share", trainer.work().attention / trainer.work().student()},
+                                {"teacher_tflops_per_second", trainer.work().teacher / step_seconds / 1e12}};
+    const nlohmann::ordered_json own{{"exposed_communication_seconds", trainer.engine().exposed_seconds()},
+                                     {"communication_seconds", trainer.engine().communication_seconds()},
+                                     {"data_seconds", trainer.data_seconds()},
+                                     {"checkpoint_seconds", writer.exposed_seconds()},
+                                     {"peak_memory_bytes", peak_memory()}};
+    line.update(own);
+    if (f.validation_clips > 0 && f.validate_every > 0 && (at % f.validate_every == 0 || at == f.iterations))
+      line["validation_loss"] = trainer.validate();
     recipe.metric(line.dump());
-    progress.advance(1, fmt::format("loss {:.4f}", loss));
+    nlohmann::ordered_json event{{"stage", "finetune"}, {"iteration", at}, {"seconds", step_seconds}};
+    event.update(own);
+    recipe.event(event.dump());
+    progress.advance(1,
+                     fmt::format("loss {:.4f}, {:.0f} tokens/s", loss, trainer.work().tokens / step_seconds));
     recipe.progress(fmt::format("iteration {}", at));
-    const bool stop = agree_on_stop(recipe.session.world(), recipe.stop_requested());
+    const RunWish wish = agree_on(recipe.session.world(), recipe.wish());
+    const bool stop = wish == RunWish::stop;
     const bool milestone = std::find(milestones.begin(), milestones.end(), at) != milestones.end();
     if (writer.under_way() || stop) trainer.settle();  // all may end here, with nothing in flight
     writer.poll();
     const bool last = stop || at == f.iterations;
-    if (milestone || last || (f.save_every > 0 && at % f.save_every == 0)) {
+    if (milestone || last || wish == RunWish::save || (f.save_every > 0 && at % f.save_every == 0)) {
       trainer.settle();
       if (f.save_behind && !last)
         writer.start(trainer.engine());
       else
         writer.write(trainer.engine());
+      recipe.saved();
     }
     // A milestone that was missing is there again: what was made beyond it before still stands.
     if (milestone && later) writer.finish();

@@ -253,6 +253,7 @@ class FinetuneState {
 
   int64_t step() const { return step_; }
   const BucketLayout& layout() const { return layout_; }
+  bool has_average() const { return files_.front().contains("bucket-000.average"); }
 
   /// Elements of `what` of a parameter: mapped where one file holds them, else put together.
   at::Tensor read(const std::string& what, const std::string& parameter, int64_t begin, int64_t count) const {
@@ -315,10 +316,11 @@ void load_finetune(const fs::path& root, int64_t iteration, DataParallel& engine
 
 TensorMap load_finetuned_parameters(const fs::path& root, int64_t iteration) {
   const FinetuneState state(open_checkpoint(checkpoint_folder(root, iteration)));
+  const std::string what = state.has_average() ? "average" : "parameter";
   TensorMap parameters;
   for (const auto& bucket : state.layout().buckets)
     for (const auto& entry : bucket.entries)
-      parameters[entry.name] = state.read("parameter", entry.name, 0, entry.count).view(entry.shape);
+      parameters[entry.name] = state.read(what, entry.name, 0, entry.count).view(entry.shape);
   return parameters;
 }
 

@@ -12,9 +12,10 @@
 namespace surgery {
 
 // A finetuning's checkpoint is one of storage/checkpoint.h. Each rank R of P writes its part of every bucket
-// to state-R-of-P.safetensors, fp32: bucket-BBB.parameter (the master where the parameter is bf16), .exp_avg
-// and .exp_avg_sq, [size / P] each. The manifest's metadata holds the fingerprint, the number of ranks and
-// the buckets (BucketLayout::to_json), so that any number of ranks can read it, under any sharding.
+// to state-R-of-P.safetensors, fp32: bucket-BBB.parameter (the master where the parameter is bf16), .exp_avg,
+// .exp_avg_sq and, with finetune.ema, .average, [size / P] each. The manifest's metadata holds the
+// fingerprint, the number of ranks and the buckets (BucketLayout::to_json), so that any number of ranks can
+// read it, under any sharding.
 
 /// Writes checkpoints finetune/step-NNNNNN, and removes older ones but the newest two and the milestones. One
 /// instance a rank; every call is collective. What fails on one rank fails on all, with that rank's words.
@@ -53,7 +54,8 @@ std::optional<int64_t> resumable_step(const std::vector<int64_t>& whole,
 /// Collective: takes parameters and optimizer state back, exactly, whoever wrote them. Error{data}.
 void load_finetune(const std::filesystem::path& root, int64_t iteration, DataParallel& engine);
 
-/// fp32 masters of one checkpoint, by name. Error{io} when it is missing, Error{data}.
+/// fp32 masters of one checkpoint, by name, of the trained parameters; their average where it keeps one.
+/// Error{io} when it is missing, Error{data}.
 TensorMap load_finetuned_parameters(const std::filesystem::path& root, int64_t iteration);
 /// Hash of a checkpoint's content, from its manifest; Error{io} when it is missing.
 std::string finetune_checkpoint_hash(const std::filesystem::path& root, int64_t iteration);

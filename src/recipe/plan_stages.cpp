@@ -15,6 +15,7 @@
 #include "recipe/precision.h"
 #include "recipe/sample_set.h"
 #include "recipe/streaming.h"
+#include "recipe/trained_subset.h"
 #include "recipe/vae_memory.h"
 #include "recipe/vae_settings.h"
 
@@ -121,6 +122,25 @@ double StagePlanner::student_flops(const CostGeometry& g) const {
 
 int64_t StagePlanner::student_parameters() const {
   return parameter_count(model_.transformer) + converted_ * 2 * feature_map_parameters(phi_);
+}
+
+int64_t StagePlanner::trained_parameters() const {
+  check_trained(config_.finetune.train, model_.transformer);
+  // Which blocks become hybrid is not known yet, and all are alike.
+  TransformerConfig student = model_.transformer;
+  student.hybrid = HybridSettings{};
+  student.hybrid->phi_degree = phi_.degree;
+  student.hybrid->phi_layers = phi_.layers;
+  for (int64_t block = 0; block < student.num_layers; ++block)
+    student.hybrid->rates.push_back(block < converted_ ? rates_.back() : Rate::full());
+  const TrainedSubset subset(config_.finetune.train, student.hybrid->rates);
+  int64_t count = 0;
+  for (const auto& [name, shape] : transformer_parameter_shapes(student)) {
+    int64_t elements = 1;
+    for (const int64_t size : shape) elements *= size;
+    if (subset.contains(name)) count += elements;
+  }
+  return count;
 }
 
 void StagePlanner::decide_streaming(double memory) {
@@ -352,9 +372,12 @@ PlanStage StagePlanner::finetune() const {
   stage.flops = double(f.iterations * f.global_batch) * clip;
   if (f.iterations == 0) return stage;
 
-  const double parameters = double(student_parameters()), bytes = element_bytes(f.precision);
-  const double weights = parameter_bytes(model_.transformer, parse_precision(f.precision)) +
-                         bytes * double(converted_ * 2 * feature_map_parameters(phi_));
+  const double all = double(student_parameters()), bytes = element_bytes(f.precision);
+  const double all_weights = parameter_bytes(model_.transformer, parse_precision(f.precision)) +
+                             bytes * double(converted_ * 2 * feature_map_parameters(phi_));
+  // From here on, of those that are trained.
+  const double parameters = double(trained_parameters()), weights = all_weights * parameters / all;
+  const double averages = f.ema > 0 ? fp32 * parameters : 0;
   // Parameters that are fp32 are their own masters.
   const double masters = bytes < fp32 ? fp32 * (fp32 * parameters - weights) / (fp32 - bytes) : 0;
   const Sharding sharding = parse_sharding(config_.data.sharding);
@@ -362,6 +385,9 @@ PlanStage StagePlanner::finetune() const {
   const std::string of_all =
       sharding == Sharding::none ? "" : fmt::format(", a rank's {:.3g} %", 100 * share);
   if (f.teacher_weight > 0) stage.memory.push_back(teacher());
+  if (parameters < all)
+    stage.memory.push_back(
+        {fmt::format("student's weights that are not trained, {}", f.precision), all_weights - weights});
   if (sharding == Sharding::parameters && ranks_ > 1) {
     const double outside = outside_share(), block = (1 - outside) / double(g.blocks);
     stage.memory.push_back({fmt::format("student's weights, {}{}", f.precision, of_all), weights * share});
@@ -376,18 +402,10 @@ PlanStage StagePlanner::finetune() const {
   }
   if (masters > 0) stage.memory.push_back({"master weights, fp32" + of_all, masters * share});
   stage.memory.push_back({"AdamW's moments, fp32" + of_all, 2 * fp32 * parameters * share});
+  if (averages > 0) stage.memory.push_back({"averaged weights, fp32" + of_all, averages * share});
   if (f.save_behind && (f.save_every > 0 || checkpoints_ > 1) && config_.model.device != "cuda")
     stage.memory.push_back({"copy of the training state while it is written (finetune.save_behind)",
-                            3 * fp32 * parameters / double(ranks_)});
-  // Before the first step the student is whole, in fp32 and as it is trained, beside what the rank keeps.
-  if (sharding != Sharding::none && ranks_ > 1) {
-    double held = 0;
-    for (const PlanTerm& term : stage.memory) held += term.bytes;
-    const double whole = fp32 * parameters + (bytes < fp32 ? weights : 0);
-    const double beside = whole + 4 * fp32 * parameters * share;
-    if (beside > held)
-      stage.memory.push_back({"the whole student, fp32, when finetuning begins", beside - held});
-  }
+                            (3 * fp32 * parameters + averages) / double(ranks_)});
   // Of a 16-bit block the norms and gated sums keep fp32 copies.
   const double tokens = double(f.micro_batch) * double(g.tokens);
   const double kept =
@@ -397,8 +415,13 @@ PlanStage StagePlanner::finetune() const {
   if (again > 0)
     stage.memory.push_back({fmt::format("inputs of {} recomputed blocks, and one block's activations", again),
                             double(again) * tokens * fp32 * double(g.dim) + kept});
+  if (f.validation_clips > 0)
+    stage.memory.push_back({"latents and text rows of the validation clips, fp32",
+                            fp32 * double(ceil_div(f.validation_clips, ranks_)) *
+                                (latent_elements(model_.vae, most.frames, most.height, most.width) +
+                                 double(model_.text_tokens * model_.transformer.text_dim))});
   stage.disk = {{fmt::format("{} checkpoints and two newer, fp32 with AdamW's moments", checkpoints_),
-                 double(checkpoints_ + 2) * 3 * fp32 * parameters}};
+                 double(checkpoints_ + 2) * (3 * fp32 * parameters + averages)}};
   return stage;
 }
 

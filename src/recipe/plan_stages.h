@@ -37,6 +37,7 @@ class StagePlanner {
   double student_flops(const CostGeometry& g) const;
   double forward_work(const CostGeometry& g, int64_t batch, double bytes) const;
   int64_t student_parameters() const;
+  int64_t trained_parameters() const;  // of finetune.train
   double outside_share() const;
 
   const Config& config_;

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "data/pixels.h"
 #include "data/shapes.h"
+#include "recipe/learning_rate.h"
 #include "recipe/trained_parameters.h"
 
 namespace surgery {
@@ -122,6 +123,7 @@ Vae pretrain_vae(const VaePretraining& settings, RandomKey key, const std::files
     log_info("VAE: continues at step {} of {} ({})", trained.step_count(), settings.steps,
              checkpoint.string());
   }
+  const RateSchedule schedule{.shape = "cosine", .warmup = 100, .floor = 0.02};
   auto reported = Clock::now();
   double sum = 0;
   int64_t summed = 0;
@@ -135,7 +137,7 @@ Vae pretrain_vae(const VaePretraining& settings, RandomKey key, const std::files
     const auto error = vae.decode_whole(latents) - video;
     const auto loss = error.abs().mean() + error.square().mean();
     loss.backward();
-    trained.step(cosine_rate(step, settings.steps, 100, settings.learning_rate));
+    trained.step(scheduled_rate(schedule, step, settings.steps, settings.learning_rate));
     sum += error.detach().square().mean().item<double>(), ++summed;
     if (stop && stop()) {
       trained.save(checkpoint);

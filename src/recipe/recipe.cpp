@@ -3,12 +3,14 @@
 #include <torch/cuda.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <fstream>
 
 #include "base/errors.h"
 #include "base/log.h"
 #include "base/signals.h"
 #include "data/shapes.h"
+#include "parallel/nccl_communicator.h"
 #include "recipe/artifact.h"
 #include "recipe/model_parts.h"
 #include "recipe/negative_prompt.h"
@@ -68,6 +70,7 @@ void check_resume(const RunDirectory& run, const std::string& resume) {
     fail_usage("run.resume=never, but {} holds a run already: choose another run.directory",
                run.root().string());
   run.check_base();
+  run.check_not_stopped();
   log_info("{}: {}", run.root().string(),
            exists ? "continues what is there" : "starts fresh, nothing is there yet");
 }
@@ -79,7 +82,12 @@ Recipe::Recipe(Session& session_, Config config_, std::string config_text)
       config(std::move(config_)),
       run(config.run.directory, config.run.base),
       device(choose_device(config.model.device, session)),
-      text_config_(std::move(config_text)) {
+      text_config_(std::move(config_text)),
+      control_(std::make_unique<RunControl>(
+          run.stop_file(), run.save_file(),
+          stop_time(
+              std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(),
+              std::getenv("SLURM_JOB_END_TIME")))) {
   if (part_place(config.model, ModelPart::transformer).empty())
     fail_usage("model.path is not set: name the folder of the teacher (or a recipe that does, by --config)");
   if (session.rank() == 0) {
@@ -147,10 +155,10 @@ at::ScalarType Recipe::text_precision() const {
   return surgery::text_precision(config.model, !device.is_cpu());
 }
 
-Transformer Recipe::load_transformer(Precision precision) {
+Transformer Recipe::load_transformer(Precision precision, bool streamed) {
   Transformer transformer = Transformer::load(required_place(config.model, ModelPart::transformer));
   transformer.set_requires_grad(false);
-  if (streams()) transformer.stream();
+  if (streamed || streams()) transformer.stream();
   transformer.to(device, precision);
   return transformer;
 }
@@ -255,7 +263,23 @@ std::vector<int64_t> Recipe::latent_shape(int64_t frames, int64_t height, int64_
 }
 
 bool Recipe::stop_requested() const {
+  control_->look();
   return surgery::stop_requested();
+}
+
+std::unique_ptr<Communicator> Recipe::communicator() const {
+  auto host = session.duplicate();
+  if (!device.is_cuda() || session.size() == 1 || !has_nccl()) return host;
+  return make_nccl_communicator(std::move(host), device);
+}
+
+RunWish Recipe::wish() const {
+  if (stop_requested()) return RunWish::stop;
+  return session.rank() == 0 && control_->save_asked() ? RunWish::save : RunWish::none;
+}
+
+void Recipe::saved() const {
+  if (session.rank() == 0) control_->saved();
 }
 
 void Recipe::progress(const std::string& where) const {
@@ -274,6 +298,10 @@ void Recipe::keep_config() const {
 
 void Recipe::metric(const std::string& json_line) const {
   if (session.rank() == 0) append_line(run.metrics(), json_line);
+}
+
+void Recipe::event(const std::string& json_line) const {
+  append_line(run.events(session.rank()), json_line);
 }
 
 void Recipe::ledger(const std::string& json_line) const {

@@ -10,8 +10,10 @@
 #include "data/prompts.h"
 #include "parallel/coordinator.h"
 #include "parallel/session.h"
+#include "parallel/stop.h"
 #include "parallel/watchdog.h"
 #include "recipe/config.h"
+#include "recipe/run_control.h"
 #include "recipe/run_directory.h"
 #include "wan/text_encoder.h"
 #include "wan/transformer.h"
@@ -39,8 +41,9 @@ class Recipe {
   Precision precision() const;
   std::string precision_name() const;
   at::ScalarType text_precision() const;  ///< model.text_precision, resolved
-  /// The teacher read from its files, without gradient, on the device; its blocks streamed where `streams()`.
-  Transformer load_transformer(Precision precision);
+  /// The teacher read from its files, without gradient, on the device; its blocks streamed where `streams()`,
+  /// or anyhow.
+  Transformer load_transformer(Precision precision, bool streamed = false);
   const TransformerConfig& teacher_config();
   const Vae& vae();
   VaeConfig vae_config();  ///< needs no weights
@@ -70,11 +73,15 @@ class Recipe {
   /// Latent shape [1, 16, T, H/8, W/8] of a clip; Error{usage} when the size does not fit VAE and patches.
   static std::vector<int64_t> latent_shape(int64_t frames, int64_t height, int64_t width);
 
-  bool stop_requested() const;  ///< of this process
+  bool stop_requested() const;  ///< of this process: by signal, STOP file, or the end of the job's time
+  RunWish wish() const;         ///< stop_requested, or the SAVE file, which rank 0 alone looks for
+  void saved() const;           ///< the SAVE file has been answered
   /// Tells the watchdog that this rank makes progress, and where it is ("iteration 17").
   void progress(const std::string& where = {}) const;
   /// Progress; gives the unit of work in hand up when a stop was asked for: Error{requeue} naming `what`.
   void check_stop(std::string_view what) const;
+  /// Over all ranks, its own: NCCL's between GPUs, MPI's else. Collective.
+  std::unique_ptr<Communicator> communicator() const;
   /// For run_units.
   CoordinatorOptions coordinator() const { return {.watchdog = watchdog_.get()}; }
   RandomKey key(std::string_view purpose) const { return RandomKey{config.run.seed, 0}.with(purpose); }
@@ -82,6 +89,8 @@ class Recipe {
   /// One line of metrics.jsonl, of ledger.jsonl (rank 0 writes; others are ignored). Error{io}.
   void metric(const std::string& json_line) const;
   void ledger(const std::string& json_line) const;
+  /// One line of this rank's own events. Their folder must be there. Error{io}.
+  void event(const std::string& json_line) const;
   /// Rank 0 alone: config.cfg becomes this run's resolved configuration.
   void keep_config() const;
   /// Makes a folder of the run on rank 0 and waits for it.
@@ -91,6 +100,7 @@ class Recipe {
   friend class StageTimer;
   std::string text_config_;
   std::unique_ptr<Watchdog> watchdog_;  ///< none without run.stall_minutes
+  std::unique_ptr<RunControl> control_;
   std::optional<Transformer> teacher_;
   std::optional<TransformerConfig> teacher_config_;
   std::optional<bool> streams_;

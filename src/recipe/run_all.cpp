@@ -12,6 +12,7 @@
 #include "recipe/recipe.h"
 #include "recipe/run_status.h"
 #include "recipe/sample_set.h"
+#include "recipe/trained_subset.h"
 
 namespace surgery {
 namespace {
@@ -26,6 +27,7 @@ void check_inputs(Recipe& recipe) {
       require_part(part, required_place(config.model, part));
     tokenizer_content(required_tokenizer_place(config.model));
     check_selection(recipe);
+    check_trained(config.finetune.train, recipe.teacher_config());
     check_given_noise(recipe);
     recipe.negative_prompt(config.trajectories.negative_prompt);
     recipe.negative_prompt(config.generate.negative_prompt);

@@ -19,8 +19,18 @@ void RunDirectory::check_base() const {
              std::filesystem::exists(base_) ? "is this run itself, or no folder" : "does not exist");
 }
 
+void RunDirectory::check_not_stopped() const {
+  if (std::filesystem::exists(stop_file()))
+    fail_usage("{}: is there (this run was asked to stop, and to stay so): remove it to go on",
+               stop_file().string());
+}
+
 std::filesystem::path RunDirectory::trajectory(int64_t prompt) const {
   return cache() / fmt::format("trajectory-{:06d}.h5", prompt);
+}
+
+std::filesystem::path RunDirectory::events(int rank) const {
+  return events() / fmt::format("rank-{:04d}.jsonl", rank);
 }
 
 std::filesystem::path RunDirectory::block(int64_t block) const {

@@ -18,6 +18,9 @@ class RunDirectory {
   /// Error{usage} where a base is named that is no other run's folder.
   void check_base() const;
 
+  /// Error{usage} where the STOP file is there.
+  void check_not_stopped() const;
+
   std::filesystem::path config() const { return root_ / "config.cfg"; }
   std::filesystem::path cache() const { return root_ / "cache"; }
   std::filesystem::path trajectory(int64_t prompt) const;  ///< cache/trajectory-000042.h5
@@ -40,6 +43,12 @@ class RunDirectory {
   std::filesystem::path synthetic() const { return root_ / "synthetic"; }
   std::filesystem::path evaluation() const { return root_ / "evaluation.json"; }
   std::filesystem::path metrics() const { return root_ / "metrics.jsonl"; }
+  /// What a rank has to tell of its own steps: events/rank-0007.jsonl.
+  std::filesystem::path events() const { return root_ / "events"; }
+  std::filesystem::path events(int rank) const;
+  /// Files that a person makes: stop cleanly and stay so while it is there; commit the training state now.
+  std::filesystem::path stop_file() const { return root_ / "STOP"; }
+  std::filesystem::path save_file() const { return root_ / "SAVE"; }
   std::filesystem::path ledger() const { return root_ / "ledger.jsonl"; }
   std::filesystem::path report() const { return root_ / "report.html"; }
 

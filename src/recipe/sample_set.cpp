@@ -5,6 +5,7 @@
 #include "recipe/artifact.h"
 #include "recipe/finetune_checkpoint.h"
 #include "recipe/sampling.h"
+#include "recipe/trained_subset.h"
 #include "storage/atomic_file.h"
 #include "storage/hdf5_file.h"
 
@@ -113,14 +114,22 @@ Transformer variant_model(Recipe& recipe, const std::string& variant, const Sele
   student.keep_blocks();  // finetuning has changed them
   const int64_t iteration = variant_iteration(variant).value();
   const TensorMap masters = load_finetuned_parameters(recipe.run.finetune(), iteration);
+  const TrainedSubset trained(recipe.config.finetune.train, selection.rates);
   const at::NoGradGuard no_grad;
+  size_t used = 0;
   for (auto& [name, parameter] : student.parameters()) {
     const auto found = masters.find(name);
-    VALIDATE(found != masters.end(),
-             "finetune checkpoint {} lacks {} (made with another selection): finetune again", iteration,
-             name);
+    VALIDATE((found != masters.end()) == trained.contains(name),
+             "finetune checkpoint {} {} {} (made with another selection or finetune.train): finetune again",
+             iteration, found == masters.end() ? "lacks" : "has", name);
+    if (found == masters.end()) continue;
     parameter.copy_(found->second);
+    ++used;
   }
+  VALIDATE(used == masters.size(),
+           "finetune checkpoint {} has {} parameters that are not this student's (made with another "
+           "selection): finetune again",
+           iteration, masters.size() - used);
   return student;
 }
 

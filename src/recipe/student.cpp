@@ -16,9 +16,9 @@ Selection require_selection(Recipe& recipe) {
   return selection;
 }
 
-Transformer make_student(Recipe& recipe, const Selection& selection, Precision precision) {
+Transformer make_student(Recipe& recipe, const Selection& selection, Precision precision, bool streamed) {
   const DistillPlan plan = recipe_distill_plan(recipe);
-  Transformer student = recipe.load_transformer(precision);
+  Transformer student = recipe.load_transformer(precision, streamed);
   bool any = false;
   for (const Rate rate : selection.rates) any = any || !rate.is_full();
   if (!any) return student;

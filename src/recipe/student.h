@@ -12,9 +12,10 @@ std::string selection_fingerprint(Recipe& recipe);
 Selection require_selection(Recipe& recipe);
 
 /// The teacher with the selected blocks made hybrid, feature maps as distilled, on the recipe's device; where
-/// the teacher's blocks are streamed, the student's are. It starts from the files' weights, whatever the
-/// teacher computes in.
-Transformer make_student(Recipe& recipe, const Selection& selection, Precision precision);
+/// the teacher's blocks are streamed, the student's are (`streamed`: anyhow). It starts from the files'
+/// weights, whatever the teacher computes in.
+Transformer make_student(Recipe& recipe, const Selection& selection, Precision precision,
+                         bool streamed = false);
 
 /// What the student before finetuning depends on.
 std::string student_fingerprint(Recipe& recipe, const Selection& selection);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 
 #include "base/errors.h"
 
@@ -135,13 +134,6 @@ void TrainedParameters::load(const std::filesystem::path& file) {
   auto count = at::zeros({}, at::kLong);
   fill("step", count);
   steps_ = count.item<int64_t>();
-}
-
-double cosine_rate(int64_t step, int64_t total, int64_t warmup, double peak, double floor) {
-  if (step < warmup) return peak * static_cast<double>(step + 1) / static_cast<double>(warmup);
-  const double done = std::min(
-      1.0, static_cast<double>(step - warmup) / static_cast<double>(std::max<int64_t>(total - warmup, 1)));
-  return peak * (floor + (1 - floor) * 0.5 * (1 + std::cos(std::numbers::pi * done)));
 }
 
 }  // namespace surgery

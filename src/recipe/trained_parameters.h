@@ -55,7 +55,4 @@ class TrainedParameters {
 /// Newton and Schulz's iteration with Muon's coefficients.
 at::Tensor orthogonalized(const at::Tensor& matrices);
 
-/// Linear warm-up over `warmup` steps, then cosine down to `floor` of `peak` at `total`.
-double cosine_rate(int64_t step, int64_t total, int64_t warmup, double peak, double floor = 0.02);
-
 }  // namespace surgery

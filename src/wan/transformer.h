@@ -60,10 +60,11 @@ void save_transformer(const TransformerConfig& config, const LazyTensors& parame
 using AttentionFunction =
     std::function<at::Tensor(int64_t block, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)>;
 
-/// Told when a training step comes to the parameters of a group (Transformer::parameter_groups' numbers), for
-/// parameters that are not whole all the time.
+/// Told when a forward or its backward comes to the parameters of a group (Transformer::parameter_groups'
+/// numbers), for parameters that are not whole all the time.
 struct GroupHooks {
-  /// The last group, what is outside the blocks, is told of before_forward alone, once a forward.
+  /// The last group, what is outside the blocks, is told of before_forward alone, once a forward. Where
+  /// backward ends before a block (nothing before it is trained), the block is not told of it.
   std::function<void(int64_t group)> before_forward, after_forward, before_backward;
 };
 
@@ -86,9 +87,16 @@ class Transformer {
   const TransformerConfig& config() const { return config_; }
   TensorMap& parameters() { return parameters_; }
   const TensorMap& parameters() const { return parameters_; }
-  /// Every parameter as a leaf that requires grad, grouped for buckets: one group per block, then the rest.
-  std::vector<ParameterGroup> parameter_groups();
+  /// The parameters that are trained (empty: all) as leaves that require grad, grouped for buckets: one group
+  /// per block, then what is outside the blocks. The others require none.
+  std::vector<ParameterGroup> parameter_groups(
+      const std::function<bool(const std::string& name)>& trained = {});
   void set_requires_grad(bool value);
+  /// Of a model that streams: it does no more. What will be trained (empty: all) becomes a leaf of its dtype,
+  /// on the device, that requires grad and has no memory yet, the rest memory of its own. Returns the
+  /// parameters as they were, mapped: what they start from.
+  TensorMap begin_training(at::Device device, Precision precision,
+                           const std::function<bool(const std::string& name)>& trained = {});
   /// Converts to memory of its own (no longer mapped), each parameter to precision.of_parameter. Of a model
   /// that streams, all but the streamed parameters is converted, those whenever a forward comes to them.
   void to(at::Device device, Precision precision);
@@ -119,13 +127,15 @@ class Transformer {
                      const AttentionFunction* attention = nullptr, int64_t last_block = -1) const;
 
   MaxGradient max_gradient = MaxGradient::through;
-  /// Of a forward with gradient, every k-th block keeps its inputs alone and is computed again in backward; 0
-  /// = none, 1 = every block. The model must live, unmoved, until backward is done; so with hooks.
+  /// Of a forward with gradient, every k-th block that backward comes to keeps its inputs alone and is
+  /// computed again in backward; 0 = none, 1 = every block. The model must live, unmoved, until backward is
+  /// done; so with hooks.
   int64_t recompute_every = 0;
   std::shared_ptr<const GroupHooks> hooks;
 
  private:
   struct Modulation;
+  bool trains_block(int64_t block) const;  ///< any of its parameters requires grad
   void stream_to(at::Device device, Precision precision);
   const at::Tensor& parameter(const std::string& name) const;
   BlockStream::Block block_weights(int64_t block) const;

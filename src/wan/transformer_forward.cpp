@@ -186,7 +186,7 @@ at::Tensor Transformer::block_forward(const TensorMap& weights, int64_t block, c
   return gated_sum(x, feed_forward(weights, block, modulated_norm(x, m[4], m[3])), m[5]);
 }
 
-/// A block of a training step: with its hooks, and computed again in backward where that is asked for.
+/// A block with its hooks, and computed again in backward where that is asked for.
 at::Tensor Transformer::trained_block(int64_t block, const at::Tensor& x, const at::Tensor& six,
                                       const at::Tensor& context, const at::Tensor& rope) const {
   const auto body = [this, block, rope](const std::vector<at::Tensor>& inputs) {
@@ -198,11 +198,13 @@ at::Tensor Transformer::trained_block(int64_t block, const at::Tensor& x, const 
     reached = [told = hooks, block] { told->before_backward(block); };
   }
   at::Tensor result;
-  if (recompute_every > 0 && block % recompute_every == 0) {
+  const bool backward = at::GradMode::is_enabled() && (x.requires_grad() || six.requires_grad() ||
+                                                       context.requires_grad() || trains_block(block));
+  if (backward && recompute_every > 0 && block % recompute_every == 0) {
     result = recompute(body, {x, six, context}, reached);
   } else {
     result = body({x, six, context});
-    if (reached) result = mark_backward(result, reached);
+    if (backward && reached) result = mark_backward(result, reached);
   }
   if (hooks) hooks->after_forward(block);
   return result;
@@ -218,9 +220,9 @@ at::Tensor Transformer::forward(const at::Tensor& hidden_states, const at::Tenso
                                 const at::Tensor& text, const AttentionFunction* attention,
                                 int64_t last_block) const {
   check_inputs(config_, hidden_states, timestep, text);
-  const bool trains = at::GradMode::is_enabled() && (hooks || recompute_every > 0);
+  const bool trains = hooks || (at::GradMode::is_enabled() && recompute_every > 0);
   EXPECT(!trains || (!attention && last_block < 0 && !stream_));
-  if (trains && hooks) hooks->before_forward(config_.num_layers);
+  if (hooks) hooks->before_forward(config_.num_layers);
   const at::Tensor& patch_weight = parameter("patch_embedding.weight");
   const auto device = patch_weight.device();
   const auto dtype = patch_weight.scalar_type();

@@ -132,18 +132,29 @@ void Transformer::save(const std::filesystem::path& folder, at::ScalarType dtype
   save_transformer(config_, lazy(parameters_), folder, dtype, as);
 }
 
-std::vector<ParameterGroup> Transformer::parameter_groups() {
+std::vector<ParameterGroup> Transformer::parameter_groups(
+    const std::function<bool(const std::string& name)>& trained) {
   set_requires_grad(true);
+  if (trained)
+    for (auto& [name, tensor] : parameters_) tensor.requires_grad_(trained(name));
   std::vector<ParameterGroup> groups(static_cast<size_t>(config_.num_layers) + 1);
   for (int64_t block = 0; block < config_.num_layers; ++block) {
     const std::string prefix = block_prefix(block);
     for (auto it = parameters_.lower_bound(prefix);
          it != parameters_.end() && starts_with(it->first, prefix.c_str()); ++it)
-      groups[static_cast<size_t>(block)].push_back(*it);
+      if (it->second.requires_grad()) groups[static_cast<size_t>(block)].push_back(*it);
   }
   for (const auto& [name, tensor] : parameters_)
-    if (!starts_with(name, "blocks.")) groups.back().emplace_back(name, tensor);
+    if (!starts_with(name, "blocks.") && tensor.requires_grad()) groups.back().emplace_back(name, tensor);
   return groups;
+}
+
+bool Transformer::trains_block(int64_t block) const {
+  const std::string prefix = block_prefix(block);
+  for (auto it = parameters_.lower_bound(prefix);
+       it != parameters_.end() && starts_with(it->first, prefix.c_str()); ++it)
+    if (it->second.requires_grad()) return true;
+  return false;
 }
 
 void Transformer::set_requires_grad(bool value) {
@@ -171,6 +182,25 @@ void Transformer::to(at::Device device, Precision precision) {
     }
   }
   if (streams()) stream_to(device, precision);
+}
+
+TensorMap Transformer::begin_training(at::Device device, Precision precision,
+                                      const std::function<bool(const std::string& name)>& trained) {
+  EXPECT(streams());
+  stream_.reset();
+  rounding_ = precision.rounding;
+  TensorMap before = parameters_;
+  for (auto& [name, tensor] : parameters_) {
+    const at::ScalarType dtype = precision.of_parameter(name);
+    if (trained && !trained(name)) {
+      tensor = copy_of(tensor, device, dtype).requires_grad_(false);
+      continue;
+    }
+    tensor = at::empty(tensor.sizes(), at::TensorOptions(device).dtype(dtype));
+    tensor.storage().unsafeGetStorageImpl()->reset();
+    tensor.requires_grad_(true);
+  }
+  return before;
 }
 
 at::Device Transformer::device() const {

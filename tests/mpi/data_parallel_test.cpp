@@ -46,7 +46,8 @@ struct Net {
 
 DataParallel make_engine(const Net& net, Sharding sharding) {
   return DataParallel(session().duplicate(), session().duplicate(), net.groups(),
-                      {.sharding = sharding, .adamw = {}}, net.exact());
+                      {.sharding = sharding, .adamw = {}},
+                      [values = net.exact()](const std::string& name) { return values.at(name); });
 }
 
 /// Calls `hook` when backward reaches what was computed from the tensor it is applied to.

@@ -94,11 +94,5 @@ TEST(Orthogonalized, BringsSingularValuesNearOne) {
   }
 }
 
-TEST(CosineRate, WarmsUpThenFallsToItsFloor) {
-  EXPECT_DOUBLE_EQ(cosine_rate(0, 100, 10, 1.0), 0.1);
-  EXPECT_DOUBLE_EQ(cosine_rate(10, 100, 10, 1.0), 1.0);
-  EXPECT_NEAR(cosine_rate(100, 100, 10, 1.0), 0.02, 1e-12);
-}
-
 }  // namespace
 }  // namespace surgery

@@ -1,0 +1,57 @@
+#include "recipe/run_control.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "base/signals.h"
+#include "base/text.h"
+
+namespace surgery {
+
+RunControl::RunControl(std::filesystem::path stop_file, std::filesystem::path save_file,
+                       std::optional<double> stop_at)
+    : stop_file_(std::move(stop_file)), save_file_(std::move(save_file)), stop_at_(stop_at) {}
+
+void RunControl::look() {
+  const std::scoped_lock lock(mutex_);
+  const auto now = std::chrono::steady_clock::now();
+  if (looked_ && now - *looked_ < std::chrono::seconds(1)) return;
+  looked_ = now;
+  std::error_code error;
+  save_ = std::filesystem::exists(save_file_, error) && !granted_;
+  if (told_) return;
+  const double clock =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  if (std::filesystem::exists(stop_file_, error))
+    log_info("{} is there: stops at the next step", stop_file_.string());
+  else if (stop_at_ && clock >= *stop_at_)
+    log_info("the job's time is nearly over: stops at the next step");
+  else
+    return;
+  told_ = true;
+  request_stop();
+}
+
+bool RunControl::save_asked() {
+  const std::scoped_lock lock(mutex_);
+  return save_;
+}
+
+void RunControl::saved() {
+  const std::scoped_lock lock(mutex_);
+  save_ = false;
+  std::error_code error;
+  if (!std::filesystem::remove(save_file_, error) && error) {
+    granted_ = true;
+    log_warning("{}: cannot be removed ({}): it asks for no further checkpoint", save_file_.string(),
+                error.message());
+  }
+}
+
+std::optional<double> stop_time(double now, const char* job_end) {
+  const auto end = job_end ? parse_number<double>(job_end) : std::nullopt;
+  if (!end || *end <= now) return std::nullopt;
+  return *end - std::min(300.0, (*end - now) / 10);
+}
+
+}  // namespace surgery
