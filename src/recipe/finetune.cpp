@@ -275,7 +275,7 @@ bool make_finetuning(Recipe& recipe) {
     const bool last = stop || at == f.iterations;
     if (milestone || last || wish == RunWish::save || (f.save_every > 0 && at % f.save_every == 0)) {
       trainer.settle();
-      if (f.save_behind && !last)
+      if (saves_behind(f) && !last)
         writer.start(trainer.engine());
       else
         writer.write(trainer.engine());

@@ -331,6 +331,11 @@ std::string finetune_checkpoint_hash(const fs::path& root, int64_t iteration) {
   return hashes;
 }
 
+bool saves_behind(const FinetuneSection& f) {
+  return f.save_behind && ((f.save_every > 0 && f.save_every < f.iterations) ||
+                           milestone_list(f.checkpoints, f.iterations).size() > 1);
+}
+
 std::vector<int64_t> milestone_list(const std::string& typed, int64_t iterations) {
   const std::string text = without_spaces(typed);
   std::vector<int64_t> list{iterations};

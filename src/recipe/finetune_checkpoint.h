@@ -7,6 +7,7 @@
 
 #include "parallel/data_parallel.h"
 #include "parallel/session.h"
+#include "recipe/config.h"
 #include "storage/tensor_store.h"
 
 namespace surgery {
@@ -59,6 +60,10 @@ void load_finetune(const std::filesystem::path& root, int64_t iteration, DataPar
 TensorMap load_finetuned_parameters(const std::filesystem::path& root, int64_t iteration);
 /// Hash of a checkpoint's content, from its manifest; Error{io} when it is missing.
 std::string finetune_checkpoint_hash(const std::filesystem::path& root, int64_t iteration);
+
+/// Whether the training state is copied, to be written beside the next steps: a checkpoint before the last is
+/// due, and finetune.save_behind.
+bool saves_behind(const FinetuneSection& finetune);
 
 /// "400,600,800,1000", those up to `iterations`, ascending; the last iteration always among them.
 /// Error{usage}.

@@ -12,6 +12,7 @@
 #include "recipe/budget.h"
 #include "recipe/component_cost.h"
 #include "recipe/data_section.h"
+#include "recipe/finetune_checkpoint.h"
 #include "recipe/precision.h"
 #include "recipe/sample_set.h"
 #include "recipe/streaming.h"
@@ -403,7 +404,7 @@ PlanStage StagePlanner::finetune() const {
   if (masters > 0) stage.memory.push_back({"master weights, fp32" + of_all, masters * share});
   stage.memory.push_back({"AdamW's moments, fp32" + of_all, 2 * fp32 * parameters * share});
   if (averages > 0) stage.memory.push_back({"averaged weights, fp32" + of_all, averages * share});
-  if (f.save_behind && (f.save_every > 0 || checkpoints_ > 1) && config_.model.device != "cuda")
+  if (saves_behind(f) && config_.model.device != "cuda")
     stage.memory.push_back({"copy of the training state while it is written (finetune.save_behind)",
                             (3 * fp32 * parameters + averages) / double(ranks_)});
   // Of a 16-bit block the norms and gated sums keep fp32 copies.
