@@ -18,7 +18,9 @@ using Stage = std::function<bool(Recipe&)>;
 ExitCode run_stage(Context& context, const Stage& stage) {
   Recipe recipe(context.session, context.config, context.config_text);
   if (stage(recipe)) return ExitCode::done;
-  log_info("stopped on request with work left: the same command continues");
+  const auto stop_file = recipe.run.stop_file();
+  log_info("stopped on request with work left: {}the same command continues",
+           std::filesystem::exists(stop_file) ? fmt::format("remove {}, and ", stop_file.string()) : "");
   return ExitCode::requeue;
 }
 

@@ -229,7 +229,9 @@ bool make_finetuning(Recipe& recipe) {
     trainer.load(start_at);
     log_info("finetune: continues after iteration {}", start_at);
   } else {
-    log_info("finetune: starts from the distilled student ({}, {} iterations)", data.text(), f.iterations);
+    log_info("finetune: starts from the distilled student ({}{}, {} iterations)", data.text(),
+             f.validation_clips > 0 ? fmt::format(", {} of them withheld", f.validation_clips) : "",
+             f.iterations);
   }
   if (later) log_info("finetune: an earlier milestone is missing and made again; later ones are kept");
   FinetuneWriter writer(recipe.session, recipe.run.finetune(), fingerprint, milestones);

@@ -51,8 +51,8 @@ void TrainedSubset::check(const std::vector<std::string>& names) const {
     if (std::ranges::none_of(names, [&](const std::string& name) { return matches(part, name); }))
       fail_usage("finetune.train: '{}' names no parameter of this student{}", part,
                  part == kHybrid ? " (no block of it is hybrid): leave it out"
-                                 : fmt::format(" (one of its {} is {}): correct it, or leave it out",
-                                               names.size(), names.front()));
+                                 : fmt::format(" (one of its {} is {}): write all, {}, or a pattern of names",
+                                               names.size(), names.front(), kHybrid));
 }
 
 }  // namespace surgery
