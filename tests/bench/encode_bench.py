@@ -24,7 +24,7 @@ SETTINGS = [f"--model.path={SOURCE / 'datasets/shapes/teacher'}", "--data.frames
 def command(directory, ranks, *options):
     line = [BINARY, "encode", *SETTINGS, f"--run.directory={directory}", *options]
     if ranks > 1:
-        line = ["mpirun", "-n", str(ranks), "--oversubscribe", *line]
+        line = ["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none", *line]  # as launch/local.sh
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
 
