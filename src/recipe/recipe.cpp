@@ -3,7 +3,6 @@
 #include <torch/cuda.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <fstream>
 
 #include "base/errors.h"
@@ -83,11 +82,7 @@ Recipe::Recipe(Session& session_, Config config_, std::string config_text)
       run(config.run.directory, config.run.base),
       device(choose_device(config.model.device, session)),
       text_config_(std::move(config_text)),
-      control_(std::make_unique<RunControl>(
-          run.stop_file(), run.save_file(),
-          stop_time(
-              std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(),
-              std::getenv("SLURM_JOB_END_TIME")))) {
+      control_(std::make_unique<RunControl>(run.stop_file(), run.save_file(), stop_time())) {
   if (part_place(config.model, ModelPart::transformer).empty())
     fail_usage("model.path is not set: name the folder of the teacher (or a recipe that does, by --config)");
   if (session.rank() == 0) {

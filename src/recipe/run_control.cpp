@@ -1,12 +1,20 @@
 #include "recipe/run_control.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "base/log.h"
 #include "base/signals.h"
 #include "base/text.h"
 
 namespace surgery {
+namespace {
+
+double wall_clock() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
 
 RunControl::RunControl(std::filesystem::path stop_file, std::filesystem::path save_file,
                        std::optional<double> stop_at)
@@ -20,11 +28,9 @@ void RunControl::look() {
   std::error_code error;
   save_ = std::filesystem::exists(save_file_, error) && !granted_;
   if (told_) return;
-  const double clock =
-      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   if (std::filesystem::exists(stop_file_, error))
     log_info("{} is there: stops at the next step", stop_file_.string());
-  else if (stop_at_ && clock >= *stop_at_)
+  else if (stop_at_ && wall_clock() >= *stop_at_)
     log_info("the job's time is nearly over: stops at the next step");
   else
     return;
@@ -52,6 +58,10 @@ std::optional<double> stop_time(double now, const char* job_end) {
   const auto end = job_end ? parse_number<double>(job_end) : std::nullopt;
   if (!end || *end <= now) return std::nullopt;
   return *end - std::min(300.0, (*end - now) / 10);
+}
+
+std::optional<double> stop_time() {
+  return stop_time(wall_clock(), std::getenv("SLURM_JOB_END_TIME"));
 }
 
 }  // namespace surgery

@@ -30,5 +30,7 @@ class RunControl {
 /// (SLURM_JOB_END_TIME's text, of the same clock) commits what it has: five minutes before, of a short job
 /// the last tenth. None without an end that can be read.
 std::optional<double> stop_time(double now, const char* job_end);
+/// Of this job, from its environment.
+std::optional<double> stop_time();
 
 }  // namespace surgery

@@ -21,7 +21,6 @@ TrainedSubset::TrainedSubset(const std::string& text, const std::vector<Rate>& r
       fail_usage(
           "finetune.train = '{}' has an empty part: all, {}, or patterns of names, separated by commas", text,
           kHybrid);
-    all_ = all_ || part == "all";
   }
   for (size_t block = 0; block < rates.size(); ++block)
     if (!rates[block].is_full()) hybrid_.push_back(fmt::format("blocks.{}.attn1.", block));
@@ -32,6 +31,10 @@ bool TrainedSubset::matches(const std::string& part, const std::string& name) co
   if (part == kHybrid)
     return std::ranges::any_of(hybrid_, [&](const std::string& prefix) { return name.starts_with(prefix); });
   return ::fnmatch(part.c_str(), name.c_str(), 0) == 0;
+}
+
+bool TrainedSubset::all() const {
+  return std::ranges::find(parts_, "all") != parts_.end();
 }
 
 bool TrainedSubset::contains(const std::string& name) const {

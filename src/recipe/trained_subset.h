@@ -17,7 +17,7 @@ class TrainedSubset {
   /// `rates` by block. Error{usage} for an empty part.
   TrainedSubset(const std::string& text, const std::vector<Rate>& rates);
   bool contains(const std::string& name) const;
-  bool all() const { return all_; }
+  bool all() const;
   /// Error{usage} naming a part that none of the names belongs to.
   void check(const std::vector<std::string>& names) const;
 
@@ -26,7 +26,6 @@ class TrainedSubset {
 
   std::vector<std::string> parts_;
   std::vector<std::string> hybrid_;  // prefixes of names
-  bool all_ = false;
 };
 
 /// Error{usage} where a part of finetune.train names no parameter of any student of this teacher.

@@ -303,25 +303,27 @@ TEST(Plan, WhatIsNamedAsRemedyFits) {
   expect("generate", 10.5, "it fits with --model.stream=yes");
 }
 
+/// What a rank of so many keeps from step to step of finetuning: weights, gradients, masters, moments,
+/// averages.
+double state_bytes(Config config, const std::string& sharding, int64_t ranks) {
+  config.data.sharding = sharding;
+  const PlanStage stage = stage_of(make_plan(config, wan(), unit_machine(ranks)), "finetune");
+  double sum = stage.memory_bytes();
+  for (const PlanTerm& term : stage.memory)
+    if (term.name.find("activations") != std::string::npos ||
+        term.name.find("program") != std::string::npos ||
+        term.name.find("whole at once") != std::string::npos)
+      sum -= term.bytes;
+  return sum;
+}
+
 /// Every rank's share by arithmetic: P parameters, R ranks, nothing else.
 TEST(Plan, ShardingSharesOutWhatItSays) {
   Config config = paper();
   config.select.mode = "softmax";  // no feature maps
   config.finetune.save_behind = false;
   constexpr double P = 1'418'996'800;
-  PlanMachine machine = unit_machine();
-  machine.ranks = 4;
-  const auto bytes = [&](const std::string& sharding) {
-    config.data.sharding = sharding;
-    const PlanStage stage = stage_of(make_plan(config, wan(), machine), "finetune");
-    double sum = stage.memory_bytes();
-    for (const PlanTerm& term : stage.memory)
-      if (term.name.find("activations") != std::string::npos ||
-          term.name.find("program") != std::string::npos ||
-          term.name.find("whole at once") != std::string::npos)
-        sum -= term.bytes;
-    return sum;
-  };
+  const auto bytes = [&](const std::string& sharding) { return state_bytes(config, sharding, 4); };
   EXPECT_NEAR(bytes("none"), 16 * P, 1);
   EXPECT_NEAR(bytes("optimizer"), (8 + 8 / 4.0) * P, 1);
   EXPECT_NEAR(bytes("parameters"), 16 / 4.0 * P, 1);
@@ -357,18 +359,7 @@ TEST(Plan, FrozenPartsAndAveragesAreCounted) {
   Config config = paper();
   config.select.mode = "softmax";
   config.finetune.save_behind = false;
-  PlanMachine machine = unit_machine(4);
-  const auto bytes = [&](const std::string& sharding) {
-    config.data.sharding = sharding;
-    const PlanStage stage = stage_of(make_plan(config, wan(), machine), "finetune");
-    double sum = stage.memory_bytes();
-    for (const PlanTerm& term : stage.memory)
-      if (term.name.find("activations") != std::string::npos ||
-          term.name.find("program") != std::string::npos ||
-          term.name.find("whole at once") != std::string::npos)
-        sum -= term.bytes;
-    return sum;
-  };
+  const auto bytes = [&](const std::string& sharding) { return state_bytes(config, sharding, 4); };
   constexpr double all = 1'418'996'800, dim = 1536;
   config.finetune.train = "blocks.*.attn1.to_q.*,blocks.*.attn1.to_k.*";
   const double trained = 30 * 2 * (dim * dim + dim);
