@@ -7,6 +7,7 @@
 
 #include "app/startup.h"
 #include "base/signals.h"
+#include "base/text.h"
 #include "parallel/agreed_error.h"
 
 namespace surgery {
@@ -291,18 +292,54 @@ Invocation read_command_line(const std::vector<std::string>& arguments, bool spe
   return {&command, resolve_config(std::move(parsed)), std::move(options)};
 }
 
+/// What tells two configurations of ranks apart: the first line that differs, with its section.
+std::string difference(const std::string& first, const std::string& second) {
+  const std::vector<std::string> ours = split(first, '\n'), theirs = split(second, '\n');
+  std::string section;
+  size_t line = 0;
+  for (; line < ours.size() && line < theirs.size() && ours[line] == theirs[line]; ++line)
+    if (ours[line].starts_with('[')) section = ours[line] + " ";
+  const auto shown = [&](const std::vector<std::string>& lines) {
+    return line < lines.size() ? section + lines[line] : "nothing";
+  };
+  return fmt::format("\"{}\" against \"{}\"", shown(ours), shown(theirs));
+}
+
+/// Collective: Error{usage} where a rank has read another configuration than rank 0, or one of them a faulty
+/// one: a file of settings may be another on another node.
+void check_alike(Session& session, const std::string& configuration, const std::string& fault) {
+  const std::vector<std::string> read = session.world().gather_text(configuration),
+                                 faults = session.world().gather_text(fault),
+                                 hosts = session.world().gather_text(session.host());
+  for (size_t rank = 1; rank < read.size(); ++rank) {
+    if (read[rank] == read[0] && faults[rank] == faults[0]) continue;
+    const size_t at_fault = faults[rank].empty() ? 0 : rank;
+    throw AgreedError(
+        ExitCode::usage,
+        fmt::format("rank {} on {} has read another configuration than rank 0 on {} (nothing "
+                    "was started; give all ranks one file): {}",
+                    rank, hosts[rank], hosts[0],
+                    faults[at_fault].empty() ? difference(read[rank], read[0])
+                                             : fmt::format("rank {} found {}", at_fault, faults[at_fault])));
+  }
+}
+
 }  // namespace
 
 ExitCode run_command_line(Session& session, const std::vector<std::string>& arguments) {
   Invocation invocation;
+  std::optional<Error> fault;
   try {
     invocation = read_command_line(arguments, session.rank() == 0);
   } catch (const Error& error) {
-    throw AgreedError(error.code(), error.what());  // every rank reads the same line: one message is enough
+    fault = error;
   }
+  const std::string text = to_ini(invocation.config);
+  check_alike(session, text, fault ? fault->what() : "");
+  if (fault) throw AgreedError(fault->code(), fault->what());  // every rank's: one message is enough
   if (!invocation.command) return ExitCode::done;
   Context context{session, std::move(invocation.config), std::move(invocation.options), "", ""};
-  context.config_text = to_ini(context.config);
+  context.config_text = text;
   context.config_hash = config_hash(context.config);
   if (invocation.command->stop_signals == StopSignals::end) release_stop_signals();
   set_threads(session, context.config.run.threads);

@@ -96,9 +96,12 @@ void AdamW::load(const std::map<std::string, at::Tensor>& state) {
 at::Tensor clip_gradients(const std::vector<at::Tensor>& gradients, double limit, Communicator* shards) {
   EXPECT(!gradients.empty());
   const at::NoGradGuard no_gradient;
+  // In pieces: for its sum in fp64 LibTorch makes a copy in fp64, of a whole bucket hundreds of megabytes.
+  constexpr int64_t kPiece = 1 << 22;
   std::vector<at::Tensor> squares;
   for (const at::Tensor& gradient : gradients)
-    squares.push_back(at::linalg_vector_norm(gradient, 2, {}, false, at::kDouble).square());
+    for (const at::Tensor& piece : gradient.view(-1).split(kPiece))
+      squares.push_back(at::linalg_vector_norm(piece, 2, {}, false, at::kDouble).square());
   at::Tensor sum = at::stack(squares).sum();
   if (shards) shards->all_reduce(sum, Reduction::sum);
   const at::Tensor norm = sum.sqrt();

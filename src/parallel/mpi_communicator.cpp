@@ -14,8 +14,9 @@
 namespace surgery {
 namespace {
 
-constexpr int64_t chunk_bytes =
-    16 << 20;  // what one message carries at most; also bounds the receive buffers
+constexpr int64_t chunk_bytes = 16 << 20;  // what one message carries at most
+constexpr int64_t buffer_bytes = 8 << 20;  // what a reduction keeps of others' contributions, all ranks'
+constexpr int64_t least_bytes = 64 << 10;  // and a message carries at least: many ranks keep more
 constexpr int64_t small_bytes =
     64 << 10;                  // up to here all ranks' contributions go everywhere: one round, not two
 constexpr int tags = 1 << 14;  // MPI promises tags to 32767
@@ -105,7 +106,7 @@ class AllReduce final : public Communicator::Pending {
   }
 
  private:
-  int64_t chunk_elements() const { return std::min(chunk_bytes / width_, host_.numel() - begin_); }
+  int64_t chunk_elements() const { return std::min(buffer_bytes / width_, host_.numel() - begin_); }
   bool is_small() const { return chunk_elements() * width_ * group_.size <= small_bytes; }
   /// The elements of the chunk that rank r adds up.
   int64_t piece_begin(int r) const { return begin_ + chunk_elements() * r / group_.size; }
@@ -184,8 +185,14 @@ class RowExchange : public Communicator::Pending {
   }
 
  protected:
-  RowExchange(Group& group, at::Tensor from, at::Tensor to, int64_t row)
-      : group_(group), from_(std::move(from)), to_(std::move(to)), row_(row), tag_(group.take_tag()) {}
+  /// `chunk`: bytes of a message at most, a multiple of every type's.
+  RowExchange(Group& group, at::Tensor from, at::Tensor to, int64_t row, int64_t chunk)
+      : group_(group),
+        from_(std::move(from)),
+        to_(std::move(to)),
+        row_(row),
+        chunk_(chunk),
+        tag_(group.take_tag()) {}
   void begin_chunk() {
     if (begin_ >= row_) {
       finish();
@@ -211,8 +218,9 @@ class RowExchange : public Communicator::Pending {
   int64_t row_;           // bytes that a rank sends to another
 
  private:
-  int64_t bytes() const { return std::min(chunk_bytes, row_ - begin_); }
+  int64_t bytes() const { return std::min(chunk_, row_ - begin_); }
 
+  int64_t chunk_;
   int tag_;
   int64_t begin_ = 0;
   bool done_ = false;
@@ -226,17 +234,19 @@ at::Tensor host_memory_for(const at::Tensor& tensor) {
 class ReduceScatter final : public RowExchange {
  public:
   ReduceScatter(Group& group, const at::Tensor& input, at::Tensor& output, Reduction reduction)
-      : RowExchange(group, input.cpu(), host_memory_for(output), output.numel() * output.element_size()),
+      : RowExchange(group, input.cpu(), host_memory_for(output), output.numel() * output.element_size(),
+                    std::max(least_bytes, buffer_bytes / group.size / least_bytes * least_bytes)),
         output_(output),
         reduction_(reduction) {
     begin_chunk();
   }
 
  private:
-  void prepare(int64_t bytes) override { received_.resize(static_cast<size_t>(bytes * group_.size)); }
+  void prepare(int64_t bytes) override { received_.resize(static_cast<size_t>(bytes * (group_.size - 1))); }
   std::byte* outgoing(int to, int64_t begin) override { return bytes_of(from_) + to * row_ + begin; }
   std::byte* incoming(int from, int64_t) override {
-    return received_.data() + from * std::ssize(received_) / group_.size;
+    const int others = from < group_.rank ? from : from - 1;  // this rank's own row stays in the input
+    return received_.data() + others * std::ssize(received_) / (group_.size - 1);
   }
   void finish_chunk(int64_t begin, int64_t bytes) override {
     std::vector<const std::byte*> rows;
@@ -252,13 +262,14 @@ class ReduceScatter final : public RowExchange {
 
   at::Tensor output_;
   Reduction reduction_;
-  std::vector<std::byte> received_;  // [size, bytes of the chunk]; this rank's own row stays in the input
+  std::vector<std::byte> received_;  // [size - 1, bytes of the chunk]
 };
 
 class AllGather final : public RowExchange {
  public:
   AllGather(Group& group, const at::Tensor& input, at::Tensor& output)
-      : RowExchange(group, input.cpu(), host_memory_for(output), input.numel() * input.element_size()),
+      : RowExchange(group, input.cpu(), host_memory_for(output), input.numel() * input.element_size(),
+                    chunk_bytes),
         output_(output) {
     std::byte* own = bytes_of(to_) + group_.rank * row_;
     if (row_ > 0 && own != bytes_of(from_)) std::copy_n(bytes_of(from_), row_, own);

@@ -27,7 +27,7 @@ struct RunSection {
   std::string base;  ///< another run, whose finished artifacts are taken where the settings agree
   uint64_t seed = 0;
   int64_t threads = 0;          ///< per rank; 0 = cores / local ranks
-  std::string resume = "auto";  ///< auto, must, never
+  std::string resume = "auto";  ///< auto, must, never, or the folder of a finetuning's checkpoint
   double memory_limit_gib = 0;  ///< per rank; 0 = what the machine has
   double stall_minutes = 0;     ///< without progress of a rank, after which the job is aborted; 0 = never
 };

@@ -115,8 +115,12 @@ void add_model_and_run(std::vector<ConfigOption>& table) {
       .add("seed", &RunSection::seed, "", "seed of every random stream")
       .add("threads", &RunSection::threads, "threads", "of one rank; 0 = cores / ranks of the host")
       .range(0, 65536)
-      .add("resume", &RunSection::resume, "", "what to do with artifacts that exist")
-      .one_of({"auto", "must", "never"})
+      .add("resume", &RunSection::resume, "",
+           "artifacts that exist: auto = go on from them, must = refuse to start without any, never = refuse "
+           "to start with any; "
+           "or the folder of another run's checkpoint (OTHER/finetune/step-000400), whose weights, moments "
+           "and iteration finetuning starts from")
+      .check(check_not_empty)
       .add("memory_limit_gib", &RunSection::memory_limit_gib, "GiB", "of one rank; 0 = what the machine has")
       .range(0)
       .add("stall_minutes", &RunSection::stall_minutes, "minutes",

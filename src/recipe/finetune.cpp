@@ -23,7 +23,6 @@
 #include "recipe/text_cache.h"
 #include "recipe/trained_subset.h"
 #include "recipe/training_work.h"
-#include "storage/checkpoint.h"
 
 namespace surgery {
 namespace {
@@ -66,7 +65,7 @@ class Trainer {
     student_.hooks = engine_hooks(*engine_, student_.config().num_layers);
   }
 
-  void load(int64_t iteration) { load_finetune(recipe_.run.finetune(), iteration, *engine_); }
+  void load(const std::filesystem::path& checkpoint) { load_finetune(checkpoint, *engine_); }
 
   // One update over the global batch; returns its mean loss.
   double step() {
@@ -164,19 +163,22 @@ class Trainer {
   StepAhead<std::vector<ClipBatch>> ahead_;  // the last: its thread uses the others
 };
 
-std::string finetune_fingerprint(Recipe& recipe, const Selection& selection, const LatentSet& data) {
+std::string finetune_fingerprint(Recipe& recipe, const Selection& selection, const LatentSet& data,
+                                 const std::string& origin) {
   const FinetuneSection& f = recipe.config.finetune;
-  return make_fingerprint(
-      {"finetune-3", student_fingerprint(recipe, selection), data.fingerprint(),
-       fmt::format("{} {} {} {} {} {} {} {} {} {} {} {}", f.global_batch, f.learning_rate, f.beta1, f.beta2,
-                   f.weight_decay, f.gradient_clip, f.shift, f.text_dropout, f.teacher_weight, f.max_gradient,
-                   f.precision, recipe.config.run.seed),
-       // Only where it falls does the rate depend on how many steps there are.
-       fmt::format("{} {} {} {}", f.schedule, f.warmup, f.final_rate,
-                   f.schedule == "constant" ? 0 : f.iterations),
-       fmt::format("{} {} {} {} {}", f.noise_levels, f.logit_mean, f.logit_std, f.mode_scale,
-                   f.loss_weighting),
-       fmt::format("{} {} {}", without_spaces(f.train), f.ema, f.validation_clips)});
+  std::vector<std::string> parts{
+      "finetune-3", student_fingerprint(recipe, selection), data.fingerprint(),
+      fmt::format("{} {} {} {} {} {} {} {} {} {} {} {}", f.global_batch, f.learning_rate, f.beta1, f.beta2,
+                  f.weight_decay, f.gradient_clip, f.shift, f.text_dropout, f.teacher_weight, f.max_gradient,
+                  f.precision, recipe.config.run.seed),
+      // Only where it falls does the rate depend on how many steps there are.
+      fmt::format("{} {} {} {}", f.schedule, f.warmup, f.final_rate,
+                  f.schedule == "constant" ? 0 : f.iterations),
+      fmt::format("{} {} {} {} {}", f.noise_levels, f.logit_mean, f.logit_std, f.mode_scale,
+                  f.loss_weighting),
+      fmt::format("{} {} {}", without_spaces(f.train), f.ema, f.validation_clips)};
+  if (!origin.empty()) parts.push_back(origin);
+  return make_fingerprint(parts);
 }
 
 /// finetune.train with names of this student.
@@ -197,7 +199,11 @@ bool make_finetuning(Recipe& recipe) {
   recipe.make_folder(recipe.run.finetune());
   const Selection selection = require_selection(recipe);
   const LatentSet data = LatentSet::open(recipe);
-  const std::string fingerprint = finetune_fingerprint(recipe, selection, data);
+  const bool checks = recipe.session.rank() == 0;
+  const std::optional<Checkpoint> origin =
+      resume_checkpoint(recipe.config, recipe.run, checks ? CheckpointCheck::hashes : CheckpointCheck::sizes);
+  const std::string fingerprint =
+      finetune_fingerprint(recipe, selection, data, origin ? content_hash(*origin) : "");
   const std::vector<int64_t> milestones = milestone_list(f.checkpoints, f.iterations);
   // Rank 0 looks for the newest checkpoint, so that every rank continues from the same. -1: none.
   const auto newest = [&] {
@@ -226,8 +232,11 @@ bool make_finetuning(Recipe& recipe) {
   const bool later = recipe.session.world().all_reduce_value(
                          !steps.empty() && steps.back() > start_at ? 1 : 0, Reduction::max) > 0;
   if (start_at >= 0) {
-    trainer.load(start_at);
+    trainer.load(checkpoint_folder(recipe.run.finetune(), start_at));
     log_info("finetune: continues after iteration {}", start_at);
+  } else if (origin) {
+    trainer.load(origin->folder);
+    log_info("finetune: starts from {}, after iteration {}", origin->folder.string(), trainer.iteration());
   } else {
     log_info("finetune: starts from the distilled student ({}{}, {} iterations)", data.text(),
              f.validation_clips > 0 ? fmt::format(", {} of them withheld", f.validation_clips) : "",
@@ -286,7 +295,7 @@ bool make_finetuning(Recipe& recipe) {
     // A milestone that was missing is there again: what was made beyond it before still stands.
     if (milestone && later) writer.finish();
     if (const int64_t further = milestone && later ? newest() : 0; further > at) {
-      trainer.load(further);
+      trainer.load(checkpoint_folder(recipe.run.finetune(), further));
       progress.advance(further - at);
       log_info("finetune: continues after iteration {}, which was there", further);
     }

@@ -10,7 +10,6 @@
 #include "parallel/agreed_error.h"
 #include "parallel/quiet_thread.h"
 #include "storage/atomic_file.h"
-#include "storage/checkpoint.h"
 
 namespace surgery {
 namespace {
@@ -287,10 +286,6 @@ class FinetuneState {
   std::map<std::string, std::pair<size_t, const BucketLayout::Entry*>> places_;
 };
 
-}  // namespace
-
-namespace {
-
 std::map<std::string, std::vector<int64_t>> shapes_of(const BucketLayout& layout) {
   std::map<std::string, std::vector<int64_t>> shapes;
   for (const auto& bucket : layout.buckets)
@@ -300,18 +295,47 @@ std::map<std::string, std::vector<int64_t>> shapes_of(const BucketLayout& layout
 
 }  // namespace
 
-void load_finetune(const fs::path& root, int64_t iteration, DataParallel& engine) {
+void load_finetune(const fs::path& folder, DataParallel& engine) {
   // Rank 0 has compared the hashes when it chose this one.
-  const FinetuneState state(open_checkpoint(checkpoint_folder(root, iteration), CheckpointCheck::sizes));
+  const FinetuneState state(open_checkpoint(folder, CheckpointCheck::sizes));
   const auto known = shapes_of(state.layout()), wanted = shapes_of(engine.layout());
   VALIDATE(
       known == wanted,
-      "the checkpoint of iteration {} holds {} parameters that are not the {} that are trained, by name and "
-      "shape: use the checkpoint of this model",
-      iteration, known.size(), wanted.size());
+      "{} holds {} parameters that are not the {} that are trained, by name and shape: use a checkpoint of "
+      "this model",
+      folder.string(), known.size(), wanted.size());
+  const auto slot = [&](const std::string& what) {
+    return what == "average" && !state.has_average() ? "parameter" : what;
+  };
   engine.load([&](const std::string& what, const std::string& parameter, int64_t begin,
-                  int64_t count) { return state.read(what, parameter, begin, count); },
+                  int64_t count) { return state.read(slot(what), parameter, begin, count); },
               state.step());
+}
+
+std::optional<Checkpoint> resume_checkpoint(const Config& config, const RunDirectory& run,
+                                            CheckpointCheck check) {
+  const std::string& resume = config.run.resume;
+  if (resume == "auto" || resume == "must" || resume == "never" || config.finetune.iterations == 0) return {};
+  const fs::path folder = resume;
+  if (!fs::is_directory(folder))
+    fail_usage(
+        "run.resume={}: is neither auto, must nor never, nor the folder of a finetuning's checkpoint "
+        "(OTHER/finetune/step-000400)",
+        resume);
+  std::error_code error;
+  if (fs::equivalent(folder.parent_path(), run.finetune(), error))
+    fail_usage(
+        "run.resume={}: is this run's own, and a run goes on from its newest by itself: to go back, move the "
+        "later ones away",
+        resume);
+  Checkpoint checkpoint = open_checkpoint(folder, check);
+  const int64_t first = milestone_list(config.finetune.checkpoints, config.finetune.iterations).front();
+  if (first <= checkpoint.step)
+    fail_usage(
+        "run.resume={}: is of iteration {}, but iteration {} is to be made (finetune.checkpoints, "
+        "finetune.iterations): name later ones",
+        resume, checkpoint.step, first);
+  return checkpoint;
 }
 
 TensorMap load_finetuned_parameters(const fs::path& root, int64_t iteration) {
@@ -324,11 +348,14 @@ TensorMap load_finetuned_parameters(const fs::path& root, int64_t iteration) {
   return parameters;
 }
 
-std::string finetune_checkpoint_hash(const fs::path& root, int64_t iteration) {
-  const Checkpoint checkpoint = open_checkpoint(checkpoint_folder(root, iteration), CheckpointCheck::sizes);
+std::string content_hash(const Checkpoint& checkpoint) {
   std::string hashes;
   for (const CheckpointFile& file : checkpoint.files) hashes += file.hash;
   return hashes;
+}
+
+std::string finetune_checkpoint_hash(const fs::path& root, int64_t iteration) {
+  return content_hash(open_checkpoint(checkpoint_folder(root, iteration), CheckpointCheck::sizes));
 }
 
 bool saves_behind(const FinetuneSection& f) {

@@ -8,6 +8,8 @@
 #include "parallel/data_parallel.h"
 #include "parallel/session.h"
 #include "recipe/config.h"
+#include "recipe/run_directory.h"
+#include "storage/checkpoint.h"
 #include "storage/tensor_store.h"
 
 namespace surgery {
@@ -52,13 +54,22 @@ std::optional<int64_t> newest_finetune(const std::filesystem::path& root, const 
 /// The same of (ascending) steps whose checkpoints are whole.
 std::optional<int64_t> resumable_step(const std::vector<int64_t>& whole,
                                       const std::vector<int64_t>& milestones);
-/// Collective: takes parameters and optimizer state back, exactly, whoever wrote them. Error{data}.
-void load_finetune(const std::filesystem::path& root, int64_t iteration, DataParallel& engine);
+/// Collective: takes parameters and optimizer state back, exactly, whoever wrote them; an average that they
+/// do not keep begins as the parameters. Error{data}.
+void load_finetune(const std::filesystem::path& folder, DataParallel& engine);
+
+/// The checkpoint that run.resume names, of another run; none where it is auto, must or never, or nothing is
+/// finetuned. Error{usage} when there is none, it is this run's own, or a milestone lies before it,
+/// Error{data}.
+std::optional<Checkpoint> resume_checkpoint(const Config& config, const RunDirectory& run,
+                                            CheckpointCheck check);
 
 /// fp32 masters of one checkpoint, by name, of the trained parameters; their average where it keeps one.
 /// Error{io} when it is missing, Error{data}.
 TensorMap load_finetuned_parameters(const std::filesystem::path& root, int64_t iteration);
-/// Hash of a checkpoint's content, from its manifest; Error{io} when it is missing.
+/// Hash of a checkpoint's content, from its manifest.
+std::string content_hash(const Checkpoint& checkpoint);
+/// The same of one of a run's; Error{io} when it is missing.
 std::string finetune_checkpoint_hash(const std::filesystem::path& root, int64_t iteration);
 
 /// Whether the training state is copied, to be written beside the next steps: a checkpoint before the last is

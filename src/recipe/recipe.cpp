@@ -11,6 +11,7 @@
 #include "data/shapes.h"
 #include "parallel/nccl_communicator.h"
 #include "recipe/artifact.h"
+#include "recipe/finetune_checkpoint.h"
 #include "recipe/model_parts.h"
 #include "recipe/negative_prompt.h"
 #include "recipe/plan.h"
@@ -87,6 +88,7 @@ Recipe::Recipe(Session& session_, Config config_, std::string config_text)
     fail_usage("model.path is not set: name the folder of the teacher (or a recipe that does, by --config)");
   if (session.rank() == 0) {
     check_resume(run, config.run.resume);
+    resume_checkpoint(config, run, CheckpointCheck::sizes);  // refused before hours of work, not behind them
     std::error_code error;
     std::filesystem::create_directories(run.root(), error);
     if (error) fail_io("{}: cannot make the run directory ({})", run.root().string(), error.message());

@@ -514,6 +514,21 @@ def test_the_vae_takes_no_other_number_of_frames(model, inputs, frames):
     refused(result, DATA, f"the clip has {frames} frames", "4k+1")
 
 
+def test_ranks_with_different_configurations_are_refused(run, tmp_path):
+    before = artifacts(run)
+    line = command(run, 1, *[f"--{key}={value}" for key, value in SMALLER.items()], "--config", tmp_path / "settings.cfg")
+    program = line[line.index(BINARY):]
+    (tmp_path / "settings.cfg").write_text("[finetune]\nwarmup = 3\n")
+    (tmp_path / "other.cfg").write_text("[finetune]\nwarmup = 4\n")
+    for other, code, words in [("other.cfg", USAGE, ["rank 1 on", "[finetune] warmup = 4", "[finetune] warmup = 3"]),
+                               ("missing.cfg", USAGE, ["rank 1 on", "another configuration", "missing.cfg"])]:
+        second = [*program[:-1], tmp_path / other]
+        result = subprocess.run([*map(str, line), ":", "-n", "1", *map(str, second)], env=environment(), capture_output=True,
+                                text=True, timeout=60)
+        refused(result, code, *words)
+    assert artifacts(run) == before
+
+
 def test_a_lone_rank_in_an_allocation_of_many_is_refused(run):
     before = artifacts(run)
     line = command(run, 1, *[f"--{key}={value}" for key, value in SMALLER.items()])

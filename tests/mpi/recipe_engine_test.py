@@ -107,6 +107,42 @@ def test_stopped_halves_are_the_whole_and_a_cold_start_is_not(prepared, tmp_path
     assert any(not numpy.array_equal(other[name], value) for name, value in expected.items())
 
 
+def test_finetuning_starts_from_another_runs_checkpoint(prepared, alone, tmp_path):
+    directory, origin = copy(prepared, tmp_path, "run"), alone / "finetune/step-000002"
+    there = [f"--run.resume={origin}", "--finetune.checkpoints="]
+    assert f"starts from {origin}, after iteration 2" in finetune(directory, 2, *there, iterations=3)
+    assert "continues after iteration 3" in finetune(directory, 2, "--data.sharding=parameters", *there)
+    numpy.testing.assert_allclose(losses(directory), losses(alone)[2:], rtol=1e-6)
+    expected, found = finetuned(alone, 4), finetuned(directory, 4)
+    assert all(numpy.allclose(found[name], value, rtol=1e-3, atol=1e-6) for name, value in expected.items())
+    averaged = copy(prepared, tmp_path, "averaged")  # the checkpoint keeps no average: it begins as the weights
+    finetune(averaged, 1, *there, "--finetune.ema=0.5", iterations=3)
+    state, before = finetuned(averaged, 3), finetuned(alone, 2)
+    decay = min(0.5, 4 / 13)  # of the third update
+    for name in (name for name in state if name.startswith("average.")):
+        weights = "parameter." + name.removeprefix("average.")
+        numpy.testing.assert_allclose(state[name], decay * before[weights] + (1 - decay) * state[weights], rtol=1e-5, atol=1e-7)
+
+    def refused(folder, code, words, *options, plan_too=True):
+        for stage in ("finetune", "plan")[:1 + plan_too]:
+            result = subprocess.run(command(folder, 1, BATCH, "--finetune.iterations=4", *options, stage=stage), env=environment(),
+                                    capture_output=True, text=True, timeout=120)
+            assert result.returncode == code and words in result.stderr, result.stderr[-2000:]
+
+    other = copy(prepared, tmp_path, "other")
+    refused(directory, USAGE, "this run's own", f"--run.resume={directory}/finetune/step-000003", "--finetune.checkpoints=")
+    refused(other, USAGE, "neither auto, must nor never", f"--run.resume={tmp_path}/nowhere")
+    refused(other, USAGE, "is of iteration 2, but iteration 1 is to be made", f"--run.resume={origin}", "--finetune.checkpoints=1")
+    refused(other, DATA, "parameters that are not the", *there, "--finetune.train=*.ffn.net.2.*", plan_too=False)
+    damaged = pathlib.Path(shutil.copytree(origin, tmp_path / "damaged"))
+    file = damaged / "state-0-of-1.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    refused(other, DATA, "hash differs", f"--run.resume={damaged}", "--finetune.checkpoints=", plan_too=False)
+    assert not list(other.glob("finetune/step-*"))
+
+
 def test_a_full_disk_while_saving_loses_nothing(prepared, alone, tmp_path):
     directory = copy(prepared, tmp_path, "run")
     finetune(directory, 2, iterations=2)

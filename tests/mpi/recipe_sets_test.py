@@ -221,6 +221,29 @@ def test_finetuning_mixes_sets_by_weight(selected, drawn, tmp_path):
     assert "encode" in surgery("finetune", directory, *options, f"--data.shards=own,{large}", code=74).stderr
 
 
+def test_a_set_that_grew_or_shrank_since_the_checkpoint_is_refused(selected, drawn, tmp_path):
+    directory = pathlib.Path(shutil.copytree(selected, tmp_path / "run"))
+    frames, height, width = LARGE
+    more = tmp_path / "more"
+    surgery("encode", more, f"--data.frames={frames}", f"--data.height={height}", f"--data.width={width}", "--data.count=7")
+    folder = pathlib.Path(shutil.copytree(drawn["large"] / "data/latents", tmp_path / "set"))
+    options = [f"--data.shards={folder}", BUCKETS, "--finetune.save_every=1"]
+    surgery("finetune", directory, *options, "--finetune.iterations=1")
+    kept = hashes(directory, ["finetune/step-000001/*"])
+    assert kept
+    shutil.rmtree(folder)
+    shutil.copytree(more / "data/latents", folder)
+    assert "made with other settings, data or student" in surgery("finetune", directory, *options, code=64).stderr
+    shutil.rmtree(folder)
+    shutil.copytree(drawn["large"] / "data/latents", folder)
+    shard = next(folder.glob("*.h5"))
+    aside = shard.rename(tmp_path / "aside")
+    assert shard.name in surgery("finetune", directory, *options, code=74).stderr
+    assert hashes(directory, ["finetune/step-000001/*"]) == kept
+    aside.rename(shard)
+    assert "continues after iteration 1" in surgery("finetune", directory, *options).stdout
+
+
 def check(listing, folder, *options, ranks=1, code=0):
     line = [BINARY, "encode", "--check", f"--data.videos={listing}", "--data.count=0", *options]
     if ranks > 1:

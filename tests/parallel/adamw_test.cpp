@@ -146,6 +146,14 @@ TEST(ClipGradients, MatchesTorchOnManyTensors) {
   for (size_t i = 0; i < 20; ++i) EXPECT_TRUE(at::allclose(ours[i], theirs[i].grad()));
 }
 
+TEST(ClipGradients, AddsUpTheWholeOfALargeBucket) {
+  const int64_t size = (1 << 23) + 5;
+  std::vector<at::Tensor> grads{at::ones({size})};
+  grads[0][size - 1] = 100;
+  EXPECT_DOUBLE_EQ(clip_gradients(grads, 1).item<double>(), std::sqrt(double(size) - 1 + 1e4));
+  EXPECT_NEAR(grads[0][size - 1].item<double>(), 100 / std::sqrt(double(size) - 1 + 1e4), 1e-6);
+}
+
 TEST(ClipGradients, TellsOfGradientsThatAreNotFinite) {
   std::vector<at::Tensor> grads{at::ones({3}), at::ones({3})};
   grads[1][2] = std::numeric_limits<float>::infinity();
