@@ -15,12 +15,13 @@ void print_text(const nlohmann::ordered_json& build, const nlohmann::ordered_jso
     fmt::print("{:<16}{:<12}{}\n", library["name"].get<std::string>(), library["header"].get<std::string>(),
                runtime.empty() ? "(does not tell)" : runtime);
   }
-  fmt::print("MPI             {}\n\n{:>6}  {:<24}{:>8}{:>10}{:>14}{:>15}\n", mpi, "rank", "host", "cores",
-             "threads", "memory, GiB", "CUDA devices");
+  fmt::print("MPI             {}\n\n{:>6}  {:<24}{:>8}{:>10}{:>14}{:>15}  {}\n", mpi, "rank", "host", "cores",
+             "threads", "memory, GiB", "CUDA devices", "affinity");
   for (const auto& rank : ranks)
-    fmt::print("{:>6}  {:<24}{:>8}{:>10}{:>14.1f}{:>15}\n", rank["rank"].get<int>(),
+    fmt::print("{:>6}  {:<24}{:>8}{:>10}{:>14.1f}{:>15}  {}\n", rank["rank"].get<int>(),
                rank["host"].get<std::string>(), rank["cores"].get<int>(), rank["threads"].get<int>(),
-               rank["memory_bytes"].get<double>() / (1 << 30), rank["cuda_devices"].get<int>());
+               rank["memory_bytes"].get<double>() / (1 << 30), rank["cuda_devices"].get<int>(),
+               rank["affinity"].get<std::string>());
 }
 
 ExitCode run(Context& context) {

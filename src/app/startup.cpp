@@ -45,11 +45,34 @@ std::vector<LibraryVersion> library_versions() {
   return all;
 }
 
-/// Cores this process may run on (a launcher's binding included).
-int64_t usable_cores() {
+/// Cores this process may run on (a launcher's binding included), ascending; none where the system does not
+/// tell.
+std::vector<int> affinity() {
   cpu_set_t set;
   CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
+  std::vector<int> cores;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return cores;
+  for (int core = 0; core < CPU_SETSIZE; ++core)
+    if (CPU_ISSET(core, &set)) cores.push_back(core);
+  return cores;
+}
+
+/// "0-3,8".
+std::string ranges_text(const std::vector<int>& numbers) {
+  std::string text;
+  for (size_t i = 0; i < numbers.size();) {
+    size_t last = i;
+    while (last + 1 < numbers.size() && numbers[last + 1] == numbers[last] + 1) ++last;
+    text += fmt::format("{}{}{}", text.empty() ? "" : ",", numbers[i],
+                        last > i ? fmt::format("-{}", numbers[last]) : "");
+    i = last + 1;
+  }
+  return text;
+}
+
+int64_t usable_cores() {
+  const auto cores = std::ssize(affinity());
+  return cores > 0 ? cores : sysconf(_SC_NPROCESSORS_ONLN);
 }
 
 int64_t cuda_devices() {
@@ -91,6 +114,7 @@ Json describe_ranks(Session& session) {
                   {"host", session.host()},
                   {"local_rank", session.local_rank()},
                   {"cores", usable_cores()},
+                  {"affinity", ranges_text(affinity())},
                   {"memory_bytes", static_cast<int64_t>(host_memory())},
                   {"threads", at::get_num_threads()},
                   {"cuda_devices", cuda_devices()}};
@@ -110,10 +134,10 @@ void print_startup(Context& context) {
                                                                   : library["runtime"].get<std::string>());
   log_info("{}; {}", libraries, context.session.library());
   for (const Json& rank : describe_ranks(context.session))
-    log_info("rank {:>4}  {}  cores {}  threads {}  memory {:.1f} GiB  CUDA devices {}",
+    log_info("rank {:>4}  {}  cores {} ({})  threads {}  memory {:.1f} GiB  CUDA devices {}",
              rank["rank"].get<int>(), rank["host"].get<std::string>(), rank["cores"].get<int>(),
-             rank["threads"].get<int>(), rank["memory_bytes"].get<double>() / (1 << 30),
-             rank["cuda_devices"].get<int>());
+             rank["affinity"].get<std::string>(), rank["threads"].get<int>(),
+             rank["memory_bytes"].get<double>() / (1 << 30), rank["cuda_devices"].get<int>());
   log_info("configuration {}:\n{}", context.config_hash, context.config_text);
 }
 

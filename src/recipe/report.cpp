@@ -271,12 +271,15 @@ void add_distillation(Page& page, const Inputs& in) {
 }
 
 void add_finetuning(Page& page, const Inputs& in) {
-  std::map<int64_t, std::pair<double, double>>
-      iterations;  // a resumed run writes some again: the last counts
-  for (const auto& line : read_json_lines(in.recipe.run.metrics()))
-    if (line.value("stage", "") == "finetune")
-      iterations[line.value("iteration", int64_t{0})] = {line.value("loss", 0.0), line.value("seconds", 0.0)};
-  if (iterations.empty()) return;
+  // A resumed run writes some iterations again: the last counts.
+  std::map<int64_t, double> losses, validations;
+  for (const auto& line : read_json_lines(in.recipe.run.metrics())) {
+    if (line.value("stage", "") != "finetune") continue;
+    const auto iteration = line.value("iteration", int64_t{0});
+    losses[iteration] = line.value("loss", 0.0);
+    if (line.contains("validation_loss")) validations[iteration] = line.value("validation_loss", 0.0);
+  }
+  if (losses.empty()) return;
   page.section("Finetuning");
   Plot plot;
   plot.x.label = "iteration";
@@ -286,17 +289,29 @@ void add_finetuning(Page& page, const Inputs& in) {
   raw.mark = Series::Mark::points;
   smooth.name = "running mean";
   double mean = 0;
-  for (const auto& [iteration, values] : iterations) {
-    mean = raw.y.empty() ? values.first : 0.95 * mean + 0.05 * values.first;
+  for (const auto& [iteration, loss] : losses) {
+    mean = raw.y.empty() ? loss : 0.95 * mean + 0.05 * loss;
     raw.x.push_back(static_cast<double>(iteration));
-    raw.y.push_back(values.first);
+    raw.y.push_back(loss);
     smooth.x.push_back(static_cast<double>(iteration));
     smooth.y.push_back(mean);
   }
   plot.series = {raw, smooth};
-  page.figure(plot_svg(plot),
-              fmt::format("{} of {} iterations, global batch {}.", iterations.rbegin()->first,
-                          in.recipe.config.finetune.iterations, in.recipe.config.finetune.global_batch));
+  std::string caption =
+      fmt::format("{} of {} iterations, global batch {}.", losses.rbegin()->first,
+                  in.recipe.config.finetune.iterations, in.recipe.config.finetune.global_batch);
+  if (!validations.empty()) {
+    Series validation;
+    validation.name = "validation";
+    for (const auto& [iteration, loss] : validations) {
+      validation.x.push_back(static_cast<double>(iteration));
+      validation.y.push_back(loss);
+    }
+    caption += fmt::format(" Validation: {} clips that are not trained on, at fixed noise and levels.",
+                           in.recipe.config.finetune.validation_clips);
+    plot.series.push_back(std::move(validation));
+  }
+  page.figure(plot_svg(plot), caption);
 }
 
 void add_evaluation(Page& page, const Inputs& in) {

@@ -204,6 +204,11 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(libraries[name]["header"], libraries[name]["runtime"])
         self.assertEqual([rank["rank"] for rank in info["ranks"]], [0])
         self.assertGreater(info["ranks"][0]["memory_bytes"], 0)
+        core = max(os.sched_getaffinity(0))
+        bound = subprocess.run([BINARY, "info", "--json"], capture_output=True, text=True, timeout=120,
+                               preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+        (rank,) = json.loads(bound.stdout)["ranks"]
+        self.assertEqual((rank["cores"], rank["affinity"]), (1, str(core)))
 
 
 if __name__ == "__main__":

@@ -271,6 +271,9 @@ def test_a_milestone_is_made_again_by_a_sharded_run_with_validation(prepared, tm
     options = ["--data.sharding=parameters", "--finetune.validation_clips=2", "--finetune.validate_every=1"]
     finetune(directory, 2, *options)
     kept = finetuned(directory, 4)
+    run(directory, 1, *options, "--finetune.iterations=4", stage="report")
+    page = (directory / "report.html").read_text()
+    assert ">validation</text>" in page and "Validation: 2 clips" in page
     shutil.rmtree(directory / "finetune/step-000002")
     assert "continues after iteration 4, which was there" in finetune(directory, 2, *options)
     again = finetuned(directory, 4)
