@@ -1,4 +1,5 @@
-"""The whole recipe by sbatch on two simulated nodes gives the same artifacts as launch/local.sh on this machine.
+"""The whole recipe by sbatch on two simulated nodes, preempted and stopped on its way, gives the same artifacts as
+launch/local.sh on this machine.
 
 Skipped where slurm-wlm and munge are not installed.
 """
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -33,16 +35,52 @@ class SlurmRecipe(unittest.TestCase):
         self.addCleanup(run, [CLUSTER, "stop", self.folder / "cluster"])
         self.assertEqual(result.returncode, 0, result.stderr)
 
+    def slurm(self, *command):
+        return run(command, SLURM_CONF=str(self.folder / "cluster/slurm.conf"), SURGERY_LAUNCHER="mpirun")
+
+    def wait_for(self, condition):
+        deadline = time.monotonic() + 400
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, self.output.read_text()[-3000:] if self.output.exists() else "")
+            time.sleep(0.1)
+
+    def submit(self, recipe):
+        submitted = self.slurm("sbatch", "--parsable", "-N2", "-n2", f"--output={self.output}", f"--chdir={SOURCE}",
+                               SOURCE / "slurm/surgery.sh", recipe)
+        self.assertEqual(submitted.returncode, 0, submitted.stderr)
+        return submitted.stdout.strip()
+
+    def ended(self, job):
+        """Its exit code as soon as it has ended for good."""
+        text = self.slurm("scontrol", "show", "job", "-o", job).stdout
+        fields = dict(word.split("=", 1) for word in text.split() if "=" in word)
+        if fields["JobState"] not in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"):
+            return None
+        return int(fields["ExitCode"].split(":")[0])
+
     def test_sbatch_gives_what_the_same_configuration_gives_here(self):
         recipe, by_slurm, here = self.folder / "recipe.cfg", self.folder / "slurm", self.folder / "here"
         write_configuration(recipe, run__directory=by_slurm)
-        output = self.folder / "out"
-        result = run(["sbatch", "--wait", "-N2", "-n2", f"--output={output}", f"--chdir={SOURCE}",
-                      SOURCE / "slurm/surgery.sh", recipe], SLURM_CONF=str(self.folder / "cluster/slurm.conf"),
-                     SURGERY_LAUNCHER="mpirun")
-        text = output.read_text() if output.exists() else ""
-        self.assertEqual(result.returncode, 0, result.stderr + text[-3000:])
-        self.assertIn("2 ranks, launcher mpirun", text)
+        self.output = self.folder / "out"
+        text = lambda: self.output.read_text()
+
+        job = self.submit(recipe)
+        self.wait_for(lambda: list(by_slurm.glob("cache/trajectory-*.h5")))
+        self.slurm("scancel", "--batch", "--signal=USR2", job)  # as --signal=B:USR2@300 does before the time limit
+        self.wait_for(lambda: "start 2," in text())
+        self.assertIn("back in the queue (time 1 of at most 20)", text())
+        self.wait_for(lambda: list(by_slurm.glob("distill/block-*.h5")))
+        (by_slurm / "STOP").touch()
+        self.wait_for(lambda: self.ended(job) is not None)
+        self.assertEqual(self.ended(job), 75, text()[-3000:])
+        self.assertIn("the plan is refused now (above): not queued again", text())
+        self.assertFalse((by_slurm / "tables.csv").exists(), "it was stopped before the end of distillation")
+
+        (by_slurm / "STOP").unlink()
+        job = self.submit(recipe)
+        self.wait_for(lambda: self.ended(job) is not None)
+        self.assertEqual(self.ended(job), 0, text()[-3000:])
+        self.assertIn("2 ranks, launcher mpirun", text())
         outside = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
         local = subprocess.run(["bash", SOURCE / "launch/local.sh", recipe, f"--run.directory={here}"],
                                capture_output=True, text=True, timeout=600,
