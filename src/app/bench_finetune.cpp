@@ -1,10 +1,10 @@
 #include <unistd.h>
 
-#include <chrono>
 #include <cmath>
 
 #include "app/bench.h"
 #include "attention/cost_model.h"
+#include "base/clock.h"
 #include "base/errors.h"
 #include "base/random.h"
 #include "base/statistics.h"
@@ -19,10 +19,6 @@ namespace {
 
 constexpr double kRate = 1e-4;
 constexpr int64_t kAmortised = 50;  // steps between checkpoints
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 using MakeCommunicator = std::function<std::unique_ptr<Communicator>()>;
 
@@ -42,7 +38,7 @@ class Training {
   void step() {
     const int rank = ranks_->rank(), size = ranks_->size();
     ranks_->barrier();
-    const double start = now(), exposed = engine_.exposed_seconds(),
+    const double start = steady_seconds(), exposed = engine_.exposed_seconds(),
                  communication = engine_.communication_seconds(), sent = engine_.sent_bytes();
     const ClipShape& clip = options_.clip;
     engine_.zero();
@@ -62,7 +58,7 @@ class Training {
     engine_.finish(1);
     engine_.update(kRate);
     losses.push_back(ranks_->all_reduce_value(sum, Reduction::sum));
-    seconds.push_back(now() - start);
+    seconds.push_back(steady_seconds() - start);
     exposed_seconds.push_back(engine_.exposed_seconds() - exposed);
     communication_seconds.push_back(engine_.communication_seconds() - communication);
     sent_bytes.push_back(engine_.sent_bytes() - sent);

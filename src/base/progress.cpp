@@ -4,19 +4,15 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/log.h"
 
 namespace surgery {
 namespace {
-
-double seconds_since_start() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 /// mpirun gives its ranks a pseudo-terminal even when its own output goes to a file; that one has no width.
 bool writes_to_a_screen() {
@@ -43,7 +39,7 @@ Progress::Progress(std::string what, int64_t total, std::string unit, int64_t do
       done_(done),
       settings_(std::move(settings)) {
   terminal_ = settings_.terminal < 0 ? writes_to_a_screen() : settings_.terminal == 1;
-  if (!settings_.clock) settings_.clock = seconds_since_start;
+  if (!settings_.clock) settings_.clock = steady_seconds;
   if (!settings_.write) {
     if (terminal_)
       settings_.write = [](const std::string& text) {

@@ -18,7 +18,11 @@ AdamW::AdamW(Named parameters, AdamWOptions options) : options_(options) {
     Slot slot;
     slot.name = name;
     slot.parameter = tensor.detach();  // shares the memory
-    slot.master = tensor.scalar_type() == at::kFloat ? slot.parameter : slot.parameter.to(at::kFloat);
+    if (options.state_device)
+      slot.master =
+          slot.parameter.to(*options.state_device, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+    else
+      slot.master = slot.parameter.to(at::kFloat);
     slot.exp_avg = at::zeros_like(slot.master);
     slot.exp_avg_sq = at::zeros_like(slot.master);
     slots_.push_back(std::move(slot));
@@ -36,11 +40,19 @@ void AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate)
   EXPECT(gradients.size() == slots_.size());
   const at::NoGradGuard no_gradient;
   ++steps_;
-  std::vector<at::Tensor> masters, exp_avgs, exp_avg_sqs, counts, rounded, exact;
   for (size_t i = 0; i < slots_.size(); ++i) {
-    const Slot& slot = slots_[i];
     EXPECT(gradients[i].scalar_type() == at::kFloat);
-    EXPECT(gradients[i].sizes() == slot.master.sizes());
+    EXPECT(gradients[i].sizes() == slots_[i].master.sizes());
+  }
+  if (!options_.state_device) return update(slots_, gradients, learning_rate);
+  for (size_t i = 0; i < slots_.size(); ++i)  // one gradient at a time takes memory there
+    update(std::span(slots_).subspan(i, 1), {gradients[i].to(*options_.state_device)}, learning_rate);
+}
+
+void AdamW::update(std::span<const Slot> slots, const std::vector<at::Tensor>& gradients,
+                   double learning_rate) const {
+  std::vector<at::Tensor> masters, exp_avgs, exp_avg_sqs, counts, rounded, exact;
+  for (const Slot& slot : slots) {
     masters.push_back(slot.master);
     exp_avgs.push_back(slot.exp_avg);
     exp_avg_sqs.push_back(slot.exp_avg_sq);

@@ -1,5 +1,7 @@
 #pragma once
 #include <map>
+#include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,6 +16,9 @@ struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.999;
   double epsilon = 1e-8;
   double weight_decay = 0.01;
+  /// Where masters and moments are kept and updated, in fp32, whatever the parameters' type; none = with the
+  /// parameters. Then an update moves the gradients there and the new parameters back.
+  std::optional<at::Device> state_device = {};
 };
 
 /// AdamW (Loshchilov and Hutter 2019; torch.optim.AdamW's arithmetic) in fp32. Parameters of another type
@@ -47,10 +52,13 @@ class AdamW {
  private:
   struct Slot {
     std::string name;
-    at::Tensor parameter, master;  // the same tensor when the parameter is fp32
+    at::Tensor parameter, master;  // the same tensor when the parameter is fp32 and the state with it
     at::Tensor exp_avg, exp_avg_sq;
     bool has_master() const { return !master.is_same(parameter); }
   };
+  void update(std::span<const Slot> slots, const std::vector<at::Tensor>& gradients,
+              double learning_rate) const;
+
   AdamWOptions options_;
   std::vector<Slot> slots_;
   int64_t steps_ = 0;

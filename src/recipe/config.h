@@ -100,10 +100,11 @@ struct FinetuneSection {
   double teacher_weight = 0;  ///< weight of the velocity-matching term
   std::string checkpoints = "400,600,800,1000";
   int64_t save_every = 100;
-  bool save_behind = true;            ///< checkpoints are copied and written beside the next steps
-  int64_t recompute = 0;              ///< every k-th block is computed again in backward; 0 = none
-  std::string train = "all";          ///< see recipe/trained_subset.h
-  std::string schedule = "constant";  ///< of rate_schedule_names()
+  bool save_behind = true;                 ///< checkpoints are copied and written beside the next steps
+  std::string optimizer_device = "model";  ///< of masters, moments and average: model, host
+  int64_t recompute = 0;                   ///< every k-th block is computed again in backward; 0 = none
+  std::string train = "all";               ///< see recipe/trained_subset.h
+  std::string schedule = "constant";       ///< of rate_schedule_names()
   int64_t warmup = 0;
   double final_rate = 0;                 ///< share of learning_rate
   double ema = 0;                        ///< decay of the averaged weights; 0 = none

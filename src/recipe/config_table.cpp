@@ -316,6 +316,9 @@ void add_finetuning(std::vector<ConfigOption>& table) {
       .add("save_behind", &F::save_behind, "",
            "the training state is copied and written beside the next steps; no: written at once, without "
            "the copy's 12 bytes a parameter")
+      .add("optimizer_device", &F::optimizer_device, "",
+           "where masters, moments and average are kept and updated: with the model, or in the host's memory")
+      .one_of({"model", "host"})
       .add("recompute", &F::recompute, "blocks",
            "every k-th block keeps its input alone and is computed again in backward; 0 = none, 1 = all")
       .range(0)

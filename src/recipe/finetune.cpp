@@ -1,7 +1,7 @@
 // Stage 6: data-parallel finetuning by flow matching (paper, section 3; design: definitions, Finetuning).
-#include <chrono>
 #include <cmath>
 
+#include "base/clock.h"
 #include "base/errors.h"
 #include "base/host_memory.h"
 #include "base/log.h"
@@ -26,10 +26,6 @@
 
 namespace surgery {
 namespace {
-
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 /// Mean over all but the first dimension: a loss a clip, [B] fp32.
 at::Tensor loss_by_clip(const at::Tensor& velocity, const at::Tensor& wanted) {
@@ -59,7 +55,8 @@ class Trainer {
                               .adamw = {.learning_rate = f_.learning_rate,
                                         .beta1 = f_.beta1,
                                         .beta2 = f_.beta2,
-                                        .weight_decay = f_.weight_decay},
+                                        .weight_decay = f_.weight_decay,
+                                        .state_device = state_device()},
                               .average_decay = f_.ema},
         [&](const std::string& name) { return files.at(name); });
     student_.hooks = engine_hooks(*engine_, student_.config().num_layers);
@@ -122,6 +119,11 @@ class Trainer {
   const DataParallel& engine() const { return *engine_; }
 
  private:
+  std::optional<at::Device> state_device() const {
+    if (f_.optimizer_device == "host" && !recipe_.device.is_cpu()) return at::Device(at::kCPU);
+    return {};  // with the model, or that is on the host
+  }
+
   /// A step's clips are all of one shape, so one batch tells of all ranks'.
   TrainingWork work_of(const ClipBatch& batch) {
     const auto latents = batch.input.sizes();
@@ -248,11 +250,11 @@ bool make_finetuning(Recipe& recipe) {
   const int64_t begin = trainer.iteration();
   Progress progress("finetune", f.iterations, "iterations", begin);
   while (trainer.iteration() < f.iterations) {
-    const double start = seconds();
+    const double start = steady_seconds();
     const double loss = trainer.step();
     const int64_t at = trainer.iteration();
     ++made;
-    const double step_seconds = seconds() - start;
+    const double step_seconds = steady_seconds() - start;
     nlohmann::ordered_json line{{"stage", "finetune"},
                                 {"iteration", at},
                                 {"loss", loss},

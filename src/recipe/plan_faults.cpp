@@ -89,6 +89,7 @@ std::vector<Remedy> stage_remedies(const PlanStage& stage, const Config& config,
             sharing(config, plan.machine.ranks),
             micro,
             recomputing(config.finetune, plan.model.transformer.num_layers),
+            config.model.device == "cuda" ? Remedy{"finetune.optimizer_device", {"host"}} : Remedy{"", {}},
             {"finetune.precision", {"bf16-diffusers"}},
             smaller_clips(config.data, "frames", stage.clip.front(), 4)};
   }

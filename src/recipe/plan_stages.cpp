@@ -401,9 +401,15 @@ PlanStage StagePlanner::finetune() const {
     stage.memory.push_back({fmt::format("student's weights, {}", f.precision), weights});
     stage.memory.push_back({"gradients, fp32", fp32 * parameters});
   }
-  if (masters > 0) stage.memory.push_back({"master weights, fp32" + of_all, masters * share});
-  stage.memory.push_back({"AdamW's moments, fp32" + of_all, 2 * fp32 * parameters * share});
-  if (averages > 0) stage.memory.push_back({"averaged weights, fp32" + of_all, averages * share});
+  if (f.optimizer_device == "host" && config_.model.device == "cuda") {
+    notes_.push_back(
+        fmt::format("finetuning keeps {} of masters, moments and averages of a rank in the host's memory",
+                    bytes_text((3 * fp32 * parameters + averages) * share)));
+  } else {
+    if (masters > 0) stage.memory.push_back({"master weights, fp32" + of_all, masters * share});
+    stage.memory.push_back({"AdamW's moments, fp32" + of_all, 2 * fp32 * parameters * share});
+    if (averages > 0) stage.memory.push_back({"averaged weights, fp32" + of_all, averages * share});
+  }
   if (saves_behind(f) && config_.model.device != "cuda")
     stage.memory.push_back({"copy of the training state while it is written (finetune.save_behind)",
                             (3 * fp32 * parameters + averages) / double(ranks_)});

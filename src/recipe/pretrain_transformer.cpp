@@ -2,10 +2,10 @@
 
 #include <ATen/Parallel.h>
 
-#include <chrono>
 #include <cmath>
 #include <future>
 
+#include "base/clock.h"
 #include "base/errors.h"
 #include "base/log.h"
 #include "data/pixels.h"
@@ -16,10 +16,6 @@
 
 namespace surgery {
 namespace {
-
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 double learning_rate(const PretrainTransformerOptions& o, int64_t step) {
   const double total = static_cast<double>(o.image_steps + o.video_steps);
@@ -134,7 +130,7 @@ at::Tensor cache_latents(const Vae& vae, const std::string& vae_hash,
       return TensorStore::open_file(path).get("latents").clone();
   }
   std::vector<at::Tensor> all;
-  const double start = seconds();
+  const double start = steady_seconds();
   for (int64_t i = 0; i < options.clips; ++i) {
     if (stop())
       fail(ExitCode::requeue,
@@ -145,7 +141,7 @@ at::Tensor cache_latents(const Vae& vae, const std::string& vae_hash,
     const at::Tensor mean = vae.encode_whole(frames_to_video(clip.frames).to(device)).mean;
     all.push_back(vae.normalize(mean)[0].to(at::kCPU).to(at::kBFloat16));
     if ((i + 1) % 512 == 0)
-      log_info("pretrain: {} of {} clips encoded, {:.0f} s", i + 1, options.clips, seconds() - start);
+      log_info("pretrain: {} of {} clips encoded, {:.0f} s", i + 1, options.clips, steady_seconds() - start);
   }
   at::Tensor latents = at::stack(all);
   save_tensors(path, {{"latents", latents}}, {{"made_from", made_from}});
@@ -172,7 +168,7 @@ Transformer pretrain_transformer(const Vae& vae, const at::Tensor& latents, cons
            total, options.image_steps * options.image_batch, options.video_steps * options.video_batch);
 
   const auto averaged = [&] { return Transformer(config, trained.averaged()); };
-  double loss_sum = 0, since = seconds();
+  double loss_sum = 0, since = steady_seconds();
   int64_t counted = 0;
   finished = true;
   while (trained.step_count() < total) {
@@ -185,16 +181,17 @@ Transformer pretrain_transformer(const Vae& vae, const at::Tensor& latents, cons
     if (trained.step_count() % options.save_every == 0 || stopping || trained.step_count() == total) {
       trained.save(path);
       log_info("pretrain: step {} of {}, loss {:.4f}, {:.2f} steps/s", trained.step_count(), total,
-               loss_sum / static_cast<double>(counted), static_cast<double>(counted) / (seconds() - since));
+               loss_sum / static_cast<double>(counted),
+               static_cast<double>(counted) / (steady_seconds() - since));
       loss_sum = 0;
       counted = 0;
-      since = seconds();
+      since = steady_seconds();
     }
     if (stopping) {
       finished = false;
       break;
     }
-    const double pause = seconds();
+    const double pause = steady_seconds();
     const bool image = trained.step_count() <= options.image_steps, last = trained.step_count() == total;
     const auto due = [&](int64_t every) { return every > 0 && (trained.step_count() % every == 0 || last); };
     if (due(options.gain_every)) {
@@ -211,7 +208,7 @@ Transformer pretrain_transformer(const Vae& vae, const at::Tensor& latents, cons
                              options.evaluate_clips, device, stop)
                    .summary());
     }
-    since += seconds() - pause;
+    since += steady_seconds() - pause;
   }
   return averaged();
 }

@@ -2,9 +2,9 @@
 
 #include <torch/cuda.h>
 
-#include <chrono>
 #include <fstream>
 
+#include "base/clock.h"
 #include "base/errors.h"
 #include "base/log.h"
 #include "base/signals.h"
@@ -37,14 +37,6 @@ at::Device choose_device(const std::string& name, const Session& session) {
                session.local_rank(), devices);
   return {at::kCUDA, static_cast<c10::DeviceIndex>(devices == 1 ? 0 : session.local_rank())};
 }
-
-namespace {
-
-double now_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-}  // namespace
 
 namespace {
 
@@ -315,7 +307,7 @@ void Recipe::make_folder(const std::filesystem::path& folder) const {
 }
 
 StageTimer::StageTimer(const Recipe& recipe, std::string stage, bool looks)
-    : recipe_(recipe), stage_(std::move(stage)), looks_(looks), start_(now_seconds()) {
+    : recipe_(recipe), stage_(std::move(stage)), looks_(looks), start_(steady_seconds()) {
   if (recipe_.watchdog_) recipe_.watchdog_->enter(stage_, 60 * recipe_.config.run.stall_minutes);
 }
 
@@ -346,7 +338,7 @@ void StageTimer::done(int64_t made, int64_t reused, int64_t left) {
 }
 
 nlohmann::ordered_json StageTimer::ledger_line(const std::string& outcome) const {
-  const double seconds = now_seconds() - start_;
+  const double seconds = steady_seconds() - start_;
   nlohmann::ordered_json line;
   line["stage"] = stage_;
   line["ranks"] = recipe_.session.size();

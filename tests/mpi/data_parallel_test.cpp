@@ -44,9 +44,9 @@ struct Net {
   }
 };
 
-DataParallel make_engine(const Net& net, Sharding sharding) {
+DataParallel make_engine(const Net& net, Sharding sharding, const AdamWOptions& adamw = {}) {
   return DataParallel(session().duplicate(), session().duplicate(), net.groups(),
-                      {.sharding = sharding, .adamw = {}},
+                      {.sharding = sharding, .adamw = adamw},
                       [values = net.exact()](const std::string& name) { return values.at(name); });
 }
 
@@ -239,6 +239,25 @@ struct Saved {
     throw std::logic_error(parameter);
   }
 };
+
+/// As on a GPU, whose masters and moments may lie in the host's memory: the parameters are copies of them.
+TEST(DataParallel, AStateApartFromTheParametersGivesTheSameBits) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+    for (const Sharding sharding : kShardings) {
+      Net with(type), apart(type);
+      DataParallel one = make_engine(with, sharding),
+                   other = make_engine(apart, sharding, {.state_device = at::Device(at::kCPU)});
+      for (int i = 0; i < 3; ++i) EXPECT_EQ(train_step(with, one), train_step(apart, other));
+      const Saved expected(one), found(other);
+      ASSERT_EQ(expected.whole.size(), found.whole.size());
+      for (const auto& [name, tensor] : expected.whole)
+        EXPECT_TRUE(at::equal(tensor, found.whole.at(name))) << name;
+      other.load([&](const std::string& what, const std::string& name, int64_t begin,
+                     int64_t count) { return expected.read(what, name, begin, count); },
+                 expected.steps);
+      EXPECT_EQ(train_step(with, one), train_step(apart, other));
+    }
+}
 
 TEST(DataParallel, AStateIsTakenBackExactlyByEverySharding) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
