@@ -99,9 +99,13 @@ std::string version_line() {
 }
 
 Json describe_build() {
-  Json json{{"version", build_info.version},   {"commit", build_info.commit},
-            {"compiler", build_info.compiler}, {"build_type", build_info.build_type},
-            {"flags", build_info.flags},       {"torch_folder", build_info.torch_folder},
+  Json json{{"version", build_info.version},
+            {"commit", build_info.commit},
+            {"compiler", build_info.compiler},
+            {"build_type", build_info.build_type},
+            {"flags", build_info.flags},
+            {"torch_folder", build_info.torch_folder},
+            {"tf32", at::globalContext().allowTF32CuDNN() || at::globalContext().allowTF32CuBLAS()},
             {"libraries", Json::array()}};
   for (const LibraryVersion& version : library_versions())
     json["libraries"].push_back(

@@ -141,9 +141,23 @@ struct Hdf5Reader::State {
       datasets[name] = read_dataset(object, file_bytes);
       lines.push_back(hdf5::describe(name, datasets[name]));
     }
+    check_apart();
     if (!attributes.contains(hdf5::kFormat) || !attributes.contains(hdf5::kVersion))
       throw hdf5::Failure("no attribute format or format_version");
     if (read_hash(file, hdf5::kChecksum) != hdf5::checksum(lines)) throw hdf5::Failure("checksum differs");
+  }
+
+  /// Each byte belongs to one dataset at most: together they are no larger than the file.
+  void check_apart() const {
+    std::map<uint64_t, uint64_t> pieces;  // end by begin
+    for (const auto& [name, dataset] : datasets)
+      if (dataset.bytes > 0 && !pieces.emplace(dataset.offset, dataset.offset + dataset.bytes).second)
+        throw hdf5::Failure("two datasets share bytes");
+    uint64_t last = 0;
+    for (const auto& [begin, end] : pieces) {
+      if (begin < last) throw hdf5::Failure("two datasets share bytes");
+      last = end;
+    }
   }
 
   const hdf5::Attribute& attribute(const std::string& name, hdf5::Attribute::Kind kind) const {

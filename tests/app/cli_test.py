@@ -202,6 +202,7 @@ class CommandLine(unittest.TestCase):
         libraries = {library["name"]: library for library in info["libraries"]}
         for name in ["LibTorch", "HDF5"]:  # what tells its version twice was linked as it was compiled
             self.assertEqual(libraries[name]["header"], libraries[name]["runtime"])
+        self.assertFalse(info["tf32"], "fp32 is fp32 on GPUs too")
         self.assertEqual([rank["rank"] for rank in info["ranks"]], [0])
         self.assertGreater(info["ranks"][0]["memory_bytes"], 0)
         core = max(os.sched_getaffinity(0))

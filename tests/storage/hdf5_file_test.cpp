@@ -141,6 +141,20 @@ TEST(Hdf5File, WhatTheFileDoesNotHoldIsNotAllocated) {
   refused("not a whole artifact");
 }
 
+TEST(Hdf5File, DatasetsShareNoBytes) {
+  const TestFolder folder;
+  {
+    Hdf5Writer writer(folder / "a.h5", kFormat, 3);
+    writer.dataset("x", at::arange(40));
+    writer.commit();
+  }
+  Hdf5Reader(folder / "a.h5", kFormat, 3);
+  const hid_t file = H5Fopen((folder / "a.h5").c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  H5Lcreate_hard(file, "x", file, "y", H5P_DEFAULT, H5P_DEFAULT);
+  H5Fclose(file);
+  expect_error(ExitCode::data, "two datasets share bytes", [&] { Hdf5Reader(folder / "a.h5", kFormat, 3); });
+}
+
 TEST(Hdf5File, AFlippedBitIsSeenOrChangesNothing) {
   const TestFolder folder;
   {
