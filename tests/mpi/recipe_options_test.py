@@ -12,6 +12,8 @@ import sys
 import h5py
 import numpy
 import pytest
+import torch
+from diffusers import AutoencoderKLWan
 from safetensors.numpy import save_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -251,9 +253,75 @@ def test_a_negative_prompt_is_its_text_wherever_it_lies(tmp_path):
     assert other.returncode == 64 and hashes(directory, ["cache/*.h5"]) == before, other.stdout + other.stderr
 
 
-def latents_of(directory, index):
-    with h5py.File(directory / f"samples/teacher/sample-{index:06d}.h5") as file:
+def latents_of(directory, index, variant="teacher"):
+    with h5py.File(directory / f"samples/{variant}/sample-{index:06d}.h5") as file:
         return numpy.array(file["latents"])
+
+
+def decibels(one, other):
+    """PSNR of pixels in [-1, 1]."""
+    return 10 * torch.log10(4 / (one - other).double().square().mean()).item()
+
+
+class Decoder:
+    """diffusers' VAE; `normalise` and `once` as WanPipeline has them, and what others have done in the place of `once`."""
+
+    def __init__(self, folder):
+        self.vae = AutoencoderKLWan.from_pretrained(folder).eval()
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1)
+                     for values in (self.vae.config.latents_mean, self.vae.config.latents_std))
+        self.normalise = lambda z: (z - mean) / std
+        self.once = lambda z: z * std + mean
+        self.mistakes = [lambda z: z, lambda z: self.once(self.once(z)), lambda z: z / std + mean]
+
+    def decode(self, latents, denormalise):
+        with torch.no_grad():
+            return self.vae.decode(denormalise(torch.as_tensor(latents)[None])).sample.clamp(-1, 1)
+
+    def again(self, video):
+        """After rounding to bytes, the VAE's encoder and its decoder."""
+        with torch.no_grad():
+            latents = self.vae.encode(((video + 1) * 127.5).round() / 127.5 - 1).latent_dist.mode()
+        return self.decode(self.normalise(latents)[0], self.once)
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return Decoder(TEACHER / "vae")
+
+
+def test_clips_are_scored_as_diffusers_decodes_them(base, decoder):
+    """Latents are denormalised exactly once; never, twice or by the inverse of the deviation gives other scores."""
+    def score(variant, denormalise):
+        return numpy.mean([decibels(*(decoder.decode(latents_of(base, i, name), denormalise) for name in (variant, "teacher")))
+                           for i in range(SETTINGS["generate.count"])])
+
+    scores = {s["variant"]: s["psnr"] for s in json.loads((base / "evaluation.json").read_text())["variants"]}
+    for variant in ["distilled", "step-000008"]:
+        assert scores[variant] == pytest.approx(score(variant, decoder.once), abs=1e-3)
+        assert all(abs(scores[variant] - score(variant, mistake)) > 0.02 for mistake in decoder.mistakes), variant
+
+
+def test_videos_show_what_diffusers_decodes(base, decoder, tmp_path):
+    """The same of the mp4s. `encode` reads them, so what diffusers decodes goes through its encoder too; both are
+    compared as pictures, which a video's compression changes a little and a mistake in the denormalisation much."""
+    clips, records = [], []
+    for folder, variant in [("videos-teacher", "teacher"), ("videos", "step-000008")]:
+        for i in range(SETTINGS["generate.count"]):
+            with h5py.File(base / f"samples/{variant}/sample-{i:06d}.h5") as file:
+                name = bytes(file["name"]).decode()
+            shutil.copy(base / folder / f"{name}-0.mp4", tmp_path / f"{len(clips)}.mp4")
+            records.append({"path": f"{len(clips)}.mp4", "cap": str(len(clips))})
+            clips.append(latents_of(base, i, variant))
+    (tmp_path / "clips.json").write_text(json.dumps(records))
+    run(tmp_path / "run", 1, f"--data.videos={tmp_path / 'clips.json'}", "--data.count=0", stage="encode")
+    with h5py.File(tmp_path / "run/data/latents/latents-00000-of-00001.h5") as file:
+        assert bytes(file["prompt/bytes"]).decode() == "".join(record["cap"] for record in records)
+        shown = [decoder.decode(latents.astype(numpy.float32), decoder.once) for latents in numpy.array(file["latents"])]
+    for latents, video in zip(clips, shown, strict=True):
+        right = decibels(video, decoder.again(decoder.decode(latents, decoder.once)))
+        wrong = [decibels(video, decoder.again(decoder.decode(latents, mistake))) for mistake in decoder.mistakes]
+        assert right > 40 and max(wrong) < right - 15, (right, wrong)
 
 
 def test_clips_start_from_the_noise_of_a_file_and_by_the_schedule_named(base, tmp_path):

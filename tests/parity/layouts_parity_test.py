@@ -14,8 +14,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers, convert_wan_vae_to_diffusers
+from measured import agree
 from safetensors.torch import load_file, save_file
+from transformer_parity_test import CONFIGURATIONS, TOLERANCE
+from transformer_parity_test import draw as draw_transformer
 from transformers import UMT5Config, UMT5EncoderModel
+from umt5_parity_test import XXL
+from vae_parity_test import draw as draw_vae
 
 BINARY = os.environ["SURGERY_BINARY"]
 TEACHER = pathlib.Path(os.environ["SURGERY_SOURCE"], "datasets/shapes/teacher")
@@ -205,6 +210,69 @@ def test_sizes_follow_from_the_tensors(tmp_path):
     assert same(forward(tmp_path / "umt5.safetensors", "text", tmp_path), forward(tmp_path / "model", "text", tmp_path))
 
 
+# ---- files of which every tensor is 16-bit, as many for ComfyUI are: norms, modulation, time embedder and patches too
+
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def halved(file, target, dtype):
+    """A file of the same tensors, all in `dtype`, and no configuration; the tensors."""
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
+    assert any(not torch.equal(tensors[name].float(), tensor) for name, tensor in load_file(file).items())
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    save_file(tensors, target)
+    return tensors
+
+
+def widened(model, tensors):
+    """The reference with these values in fp32; every name and shape must fit."""
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True)
+    return model
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_single_file_wholly_in_16_bits(dtype, tmp_path):
+    reference = draw_transformer(CONFIGURATIONS["head-128"])
+    reference.save_pretrained(tmp_path / "model/transformer")
+    exact = export(tmp_path / "model", tmp_path / "fp32.safetensors", "comfy", "--dtype=fp32")
+    tensors = halved(exact, tmp_path / "half.safetensors", HALVES[dtype])
+    values = convert_wan_transformer_to_diffusers(dict(tensors))
+    given = load_file(inputs("transformer", tmp_path, text_dim=40))
+    with torch.no_grad():
+        expected = widened(reference, values)(**given).sample
+    ours = forward(tmp_path / "half.safetensors", "transformer", tmp_path, text_dim=40)
+    assert isinstance(ours, dict), ours.stderr
+    agree(ours["sample"], expected, TOLERANCE)
+    prefixed = tmp_path / "prefixed.safetensors"
+    save_file({COMFY + name: tensor for name, tensor in tensors.items()}, prefixed)
+    assert same(forward(prefixed, "transformer", tmp_path, text_dim=40), ours)
+    back = export(prefixed, tmp_path / "back", "diffusers", "--dtype=fp32")
+    assert equal(read(back / "transformer" / WEIGHTS), {name: tensor.float() for name, tensor in values.items()})
+    for option in ["--stream=yes", "--precision=bf16-diffusers", "--precision=bf16-wan"]:
+        ours = forward(tmp_path / "half.safetensors", "transformer", tmp_path, option, text_dim=40)
+        assert same(ours, forward(back, "transformer", tmp_path, option, text_dim=40)), option
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_vae_wholly_in_16_bits(dtype, tmp_path):
+    reference = draw_vae(dict(base_dim=4))  # the converter knows two blocks a level only
+    reference.save_pretrained(tmp_path / "model/vae")
+    shutil.copytree(TEACHER / "transformer", tmp_path / "model/transformer")
+    wan = export(tmp_path / "model", tmp_path / "wan", "wan")
+    half = tmp_path / "half.safetensors"
+    tensors = halved(wan / "Wan2.1_VAE.safetensors", half, HALVES[dtype])
+    widened(reference, convert_wan_vae_to_diffusers(dict(tensors)))
+    with torch.no_grad():
+        posterior = reference.encode(load_file(inputs("vae-encode", tmp_path))["video"]).latent_dist
+        video = reference.decode(load_file(inputs("vae-decode", tmp_path))["latents"]).sample
+    encoded, decoded = (forward(half, component, tmp_path) for component in ["vae-encode", "vae-decode"])
+    assert isinstance(encoded, dict) and isinstance(decoded, dict), (encoded, decoded)
+    agree(encoded["mean"], posterior.mean, TOLERANCE)
+    agree(encoded["logvar"], posterior.logvar, TOLERANCE)
+    assert (video.abs() < 1).float().mean() > 0.5, "clamped nearly everywhere: the comparison would be blind"
+    agree(decoded["video"], video, TOLERANCE)
+
+
 # ---- as the original repository has it: VAE and umT5 written by torch.save
 
 PICKLES = {"Wan2.1_VAE": torch.float32, "models_t5_umt5-xxl-enc-bf16": torch.bfloat16}
@@ -267,6 +335,59 @@ def test_pickled_weights_are_exported_to_diffusers(downloaded, tmp_path):
         assert equal(load_file(back / part / file), expected), part
     assert AutoencoderKLWan.from_pretrained(back / "vae").config.base_dim == 4
     assert (back / "tokenizer/spiece.model").read_bytes() == (TEACHER / "tokenizer/spiece.model").read_bytes()
+
+
+# ---- at Wan2.1's own widths
+
+@pytest.fixture
+def space(tmp_path):
+    """A folder for gigabytes."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_every_layout_at_the_width_of_the_1_3b(dtype, space):
+    """One block; the single file has no configuration and ComfyUI's prefix."""
+    model = draw_transformer(dict(num_layers=1, num_attention_heads=12, attention_head_dim=128, ffn_dim=8960, text_dim=4096,
+                                  freq_dim=256))
+    model.save_pretrained(space / "model/transformer", max_shard_size="100GB")
+    made = export(space / "model", space / "diffusers", "diffusers", f"--dtype={dtype}")
+    expected = forward(made, "transformer", space, text_dim=4096)
+    assert expected["sample"].std() > 0.1
+    assert same(forward(export(made, space / "wan", "wan", f"--dtype={dtype}"), "transformer", space, text_dim=4096), expected)
+    single = export(made, space / "single.safetensors", "comfy", f"--dtype={dtype}")
+    save_file({COMFY + name: tensor for name, tensor in load_file(single).items()}, space / "prefixed.safetensors")
+    assert same(forward(space / "prefixed.safetensors", "transformer", space, text_dim=4096), expected)
+
+
+def test_a_pickled_vae_of_wans_own_sizes(space):
+    draw_vae({}).save_pretrained(space / "model/vae")
+    shutil.copytree(TEACHER / "transformer", space / "model/transformer")
+    wan = export(space / "model", space / "wan", "wan")
+    torch.save(load_file(wan / "Wan2.1_VAE.safetensors"), space / "Wan2.1_VAE.pth")
+    for component in ["vae-encode", "vae-decode"]:
+        expected = forward(space / "model", component, space)
+        assert next(iter(expected.values())).std() > 0.05
+        assert same(forward(space / "Wan2.1_VAE.pth", component, space), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_pickled_text_encoder_of_xxl_width(dtype, space):
+    """One layer and a small vocabulary."""
+    model = UMT5EncoderModel(UMT5Config(**XXL | dict(num_layers=1)))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            tensor.normal_(1.0 if "layer_norm" in name else 0.0, 0.2 if "layer_norm" in name else tensor.shape[-1] ** -0.5)
+    model.to(dtype).save_pretrained(space / "model/text_encoder", max_shard_size="100GB")
+    shutil.copytree(TEACHER / "transformer", space / "model/transformer")
+    name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
+    wan = export(space / "model", space / "wan", "wan", f"--dtype={name}")
+    torch.save(load_file(wan / f"models_t5_umt5-xxl-enc-{name}.safetensors"), space / "models_t5_umt5-xxl-enc.pth")
+    expected = forward(space / "model", "text", space)
+    assert expected["last_hidden_state"].std() > 0.1
+    assert same(forward(space / "models_t5_umt5-xxl-enc.pth", "text", space), expected)
 
 
 # ---- a model round-trips through every pair of layouts
