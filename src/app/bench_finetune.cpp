@@ -86,7 +86,7 @@ struct SaveCost {
 /// A checkpoint behind the steps of a training that has a typical step already.
 SaveCost save(Training& training, Session& session, const std::filesystem::path& folder) {
   const double typical = Training::typical(training.seconds);
-  FinetuneWriter writer(session, folder, "bench", {});
+  FinetuneWriter writer(session, folder, "bench", "", {});
   SaveCost cost;
   training.engine().settle();
   writer.start(training.engine());

@@ -99,6 +99,7 @@ BenchTable bench_load(const BenchOptions& options) {
                    at::kFloat);
   const fs::path file = folder / "diffusion_pytorch_model.safetensors";
   const auto bytes = static_cast<double>(fs::file_size(file));
+  enum : size_t { kOwn, kConverted, kRead, kReadAndKept };
   const std::function<Load()> measured[] = {
       [&] { return load(folder, at::kFloat); }, [&] { return load(folder, at::kBFloat16); },
       [&] { return read_bytes(file, false); }, [&] { return read_bytes(file, true); }};
@@ -119,16 +120,17 @@ BenchTable bench_load(const BenchOptions& options) {
     return BenchRow{
         .name = name,
         .seconds = median(seconds[i]),
-        .peer = peer == 2 ? "reading its bytes" : "reading its bytes into memory for all of them",
+        .peer = peer == kRead ? "reading its bytes" : "reading its bytes into memory for all of them",
         .peer_seconds = median(seconds[peer]),
         .goal = goal,
         .note = fmt::format("anonymous memory {:.2f} of the weights' bytes", memory[i] / target_bytes)};
   };
   return {fmt::format("loading a transformer of {:.2f} GB, fp32, from a cold file in {}; medians of {}",
                       bytes / 1e9, options.folder.string(), options.repetitions),
-          {row("in its own dtype", 0, bytes, 2, 1 / 1.2), row("in its own dtype", 0, bytes, 3, 1 / 1.2),
-           row("converted to bf16", 1, bytes / 2, 2, 1 / 2.0),
-           row("converted to bf16", 1, bytes / 2, 3, 1 / 2.0)}};
+          {row("in its own dtype", kOwn, bytes, kRead, 1 / 1.2),
+           row("in its own dtype", kOwn, bytes, kReadAndKept, 1 / 1.2),
+           row("converted to bf16", kConverted, bytes / 2, kRead, 1 / 2.0),
+           row("converted to bf16", kConverted, bytes / 2, kReadAndKept, 1 / 2.0)}};
 }
 
 }  // namespace surgery

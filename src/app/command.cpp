@@ -31,6 +31,13 @@ double CommandLine::number(const std::string& name, double otherwise) const {
   return has(name) ? parse<double>(name, values_.at(name), "a number") : otherwise;
 }
 
+std::string CommandLine::to_text() const {
+  std::string text;
+  for (const auto& [name, value] : values_) text += fmt::format(" --{}={}", name, value);
+  for (const std::string& word : positional_) text += " " + word;
+  return text;
+}
+
 const Command& find_command(std::string_view name) {
   std::vector<std::string> names;
   for (const Command& command : commands()) {

@@ -31,6 +31,8 @@ class CommandLine {
   double number(const std::string& name, double otherwise) const;     ///< Error{usage} when not a number
   const std::vector<std::string>& positional() const { return positional_; }
 
+  std::string to_text() const;  ///< " --name=value ... positional ..."
+
   void set(const std::string& name, const std::string& value) { values_[name] = value; }
   void add_positional(const std::string& value) { positional_.push_back(value); }
 

@@ -9,6 +9,7 @@
 #include "base/signals.h"
 #include "base/text.h"
 #include "parallel/agreed_error.h"
+#include "storage/atomic_file.h"
 
 namespace surgery {
 namespace {
@@ -305,23 +306,26 @@ std::string difference(const std::string& first, const std::string& second) {
   return fmt::format("\"{}\" against \"{}\"", shown(ours), shown(theirs));
 }
 
-/// Collective: Error{usage} where a rank has read another configuration than rank 0, or one of them a faulty
-/// one: a file of settings may be another on another node.
-void check_alike(Session& session, const std::string& configuration, const std::string& fault) {
-  const std::vector<std::string> read = session.world().gather_text(configuration),
-                                 faults = session.world().gather_text(fault),
-                                 hosts = session.world().gather_text(session.host());
-  for (size_t rank = 1; rank < read.size(); ++rank) {
-    if (read[rank] == read[0] && faults[rank] == faults[0]) continue;
-    const size_t at_fault = faults[rank].empty() ? 0 : rank;
-    throw AgreedError(
-        ExitCode::usage,
-        fmt::format("rank {} on {} has read another configuration than rank 0 on {} (nothing "
-                    "was started; give all ranks one file): {}",
-                    rank, hosts[rank], hosts[0],
-                    faults[at_fault].empty() ? difference(read[rank], read[0])
-                                             : fmt::format("rank {} found {}", at_fault, faults[at_fault])));
-  }
+/// Collective: Error{usage} where a rank has read something else than rank 0, or one of them with a fault: a
+/// file of settings may be another on another node.
+void check_alike(Session& session, const std::string& read, const std::string& fault) {
+  Communicator& world = session.world();
+  const std::vector<std::string> hashes = world.gather_text(hash_bytes(read + '\0' + fault));
+  const auto other = std::ranges::find_if(hashes, [&](const auto& hash) { return hash != hashes.front(); });
+  if (other == hashes.end()) return;
+  const auto rank = static_cast<int>(other - hashes.begin());
+  const std::string first = world.broadcast_text(read, 0), second = world.broadcast_text(read, rank),
+                    first_fault = world.broadcast_text(fault, 0),
+                    second_fault = world.broadcast_text(fault, rank),
+                    host = world.broadcast_text(session.host(), rank);
+  throw AgreedError(
+      ExitCode::usage,
+      fmt::format("rank {} on {} has read another command line or configuration than rank 0 (nothing was "
+                  "started; start all ranks alike): {}",
+                  rank, host,
+                  !second_fault.empty()  ? second_fault
+                  : !first_fault.empty() ? fmt::format("rank 0 found {}", first_fault)
+                                         : difference(second, first)));
 }
 
 }  // namespace
@@ -335,7 +339,9 @@ ExitCode run_command_line(Session& session, const std::vector<std::string>& argu
     fault = error;
   }
   const std::string text = to_ini(invocation.config);
-  check_alike(session, text, fault ? fault->what() : "");
+  const std::string command = invocation.command ? invocation.command->name : "";
+  check_alike(session, fmt::format("{}{}\n{}", command, invocation.options.to_text(), text),
+              fault ? fault->what() : "");
   if (fault) throw AgreedError(fault->code(), fault->what());  // every rank's: one message is enough
   if (!invocation.command) return ExitCode::done;
   Context context{session, std::move(invocation.config), std::move(invocation.options), "", ""};

@@ -6,6 +6,7 @@
 #include "app/command.h"
 #include "base/host_memory.h"
 #include "base/tensor.h"
+#include "recipe/finetune_checkpoint.h"
 #include "recipe/run_directory.h"
 #include "recipe/streaming.h"
 
@@ -74,6 +75,7 @@ ExitCode run(Context& context) {
   const RunDirectory directory(context.config.run.directory, context.config.run.base);
   directory.check_base();
   directory.check_not_stopped();
+  check_resume(context.config, directory);
   count_existing(plan, context.config);
   if (context.options.has("json"))
     fmt::print("{}\n", plan_json(plan).dump(2));

@@ -112,7 +112,7 @@ at::Tensor clip_gradients(const std::vector<at::Tensor>& gradients, double limit
   constexpr int64_t kPiece = 1 << 22;
   std::vector<at::Tensor> squares;
   for (const at::Tensor& gradient : gradients)
-    for (const at::Tensor& piece : gradient.view(-1).split(kPiece))
+    for (const at::Tensor& piece : gradient.reshape(-1).split(kPiece))
       squares.push_back(at::linalg_vector_norm(piece, 2, {}, false, at::kDouble).square());
   at::Tensor sum = at::stack(squares).sum();
   if (shards) shards->all_reduce(sum, Reduction::sum);

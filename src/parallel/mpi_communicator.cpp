@@ -113,15 +113,17 @@ class AllReduce final : public Communicator::Pending {
   int64_t piece_count(int r) const { return piece_begin(r + 1) - piece_begin(r); }
   std::byte* at(int64_t element) const { return bytes_of(host_) + element * width_; }
 
+  std::byte* contribution(int r, int64_t mine) {
+    return contributions_.data() + (r < group_.rank ? r : r - 1) * mine * width_;
+  }
+
   void begin_chunk() {
     if (begin_ >= host_.numel()) return finish();
     collecting_ = true;
     const int64_t mine = is_small() ? chunk_elements() : piece_count(group_.rank);
-    contributions_.resize(static_cast<size_t>(mine * width_ * group_.size));
-    for (int r = 0; r < group_.size; ++r) {
-      if (r == group_.rank) continue;
-      exchange_.receive(group_, contributions_.data() + r * mine * width_, mine * width_, r, tag_);
-    }
+    contributions_.resize(static_cast<size_t>(mine * width_ * (group_.size - 1)));
+    for (int r = 0; r < group_.size; ++r)
+      if (r != group_.rank) exchange_.receive(group_, contribution(r, mine), mine * width_, r, tag_);
     for (int step = 1; step < group_.size; ++step) {  // each rank starts with another one: no rank is flooded
       const int r = (group_.rank + step) % group_.size;
       if (is_small())
@@ -135,8 +137,7 @@ class AllReduce final : public Communicator::Pending {
     const int64_t mine = small ? chunk_elements() : piece_count(group_.rank);
     std::byte* own = small ? at(begin_) : at(piece_begin(group_.rank));
     std::vector<const std::byte*> rows;
-    for (int r = 0; r < group_.size; ++r)
-      rows.push_back(r == group_.rank ? own : contributions_.data() + r * mine * width_);
+    for (int r = 0; r < group_.size; ++r) rows.push_back(r == group_.rank ? own : contribution(r, mine));
     if (mine > 0) reduce_in_rank_order(host_.scalar_type(), reduction_, rows, mine, own);
     collecting_ = false;
     if (small) return;
@@ -165,7 +166,7 @@ class AllReduce final : public Communicator::Pending {
   int64_t begin_ = 0;  // the chunk's first element
   bool collecting_ = false, done_ = false;
   Exchange exchange_;
-  std::vector<std::byte> contributions_;  // [size, mine]; this rank's own row stays in the tensor
+  std::vector<std::byte> contributions_;  // [size - 1, mine]; this rank's own row stays in the tensor
 };
 
 /// What goes from every rank to every other in chunks of a row's length each: the frame of the two below.

@@ -38,10 +38,12 @@ void combine(Reduction reduction, Accumulator* into, const auto* row, int64_t co
 template <class Accumulator>
 void divide(Accumulator* sums, int64_t count, size_t by) {
   const auto divisor = static_cast<Accumulator>(by);
-  if (std::is_floating_point_v<Accumulator> && std::has_single_bit(by))
-    for (int64_t i = 0; i < count; ++i) sums[i] *= 1 / divisor;
-  else
+  if (std::has_single_bit(by)) {
+    const Accumulator inverse = 1 / divisor;
+    for (int64_t i = 0; i < count; ++i) sums[i] *= inverse;
+  } else {
     for (int64_t i = 0; i < count; ++i) sums[i] /= divisor;
+  }
 }
 
 template <class Element, class Accumulator>
@@ -52,7 +54,8 @@ void reduce(Reduction reduction, const std::vector<const std::byte*>& rows, int6
     const auto row = [&](size_t r) { return reinterpret_cast<const Element*>(rows[r]) + begin; };
     for (int64_t i = 0; i < width; ++i) sums[static_cast<size_t>(i)] = static_cast<Accumulator>(row(0)[i]);
     for (size_t r = 1; r < rows.size(); ++r) combine(reduction, sums.data(), row(r), width);
-    if (reduction == Reduction::mean) divide(sums.data(), width, rows.size());
+    if constexpr (std::is_floating_point_v<Accumulator>)
+      if (reduction == Reduction::mean) divide(sums.data(), width, rows.size());
     Element* target = reinterpret_cast<Element*>(out) + begin;
     for (int64_t i = 0; i < width; ++i) target[i] = static_cast<Element>(sums[static_cast<size_t>(i)]);
   }

@@ -31,6 +31,11 @@ std::string check_not_empty(const std::string& text) {
   return text.empty() ? "must not be empty" : "";
 }
 
+std::string check_resume_word(const std::string& text) {
+  if (text == "auto" || text == "must" || text == "never" || text.find('/') != std::string::npos) return "";
+  return "must be auto, must or never, or the folder of a finetuning's checkpoint, with a /";
+}
+
 std::string check_frames(const std::string& text) {
   if ((parse_number<int64_t>(text).value_or(1) - 1) % 4 == 0) return "";
   return "must be 4k+1 (the VAE makes one latent frame of the first frame and of every four that follow)";

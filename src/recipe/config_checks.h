@@ -6,7 +6,8 @@ namespace surgery {
 // Checks of single values for the option table. Each returns what is wrong with the text, empty when nothing.
 
 std::string check_not_empty(const std::string& text);
-std::string check_frames(const std::string& text);  ///< 4k+1: the VAE's clips
+std::string check_resume_word(const std::string& text);  ///< "auto", "must", "never", or a path with a /
+std::string check_frames(const std::string& text);       ///< 4k+1: the VAE's clips
 std::string check_side(const std::string& text);
 std::string check_cells(const std::string& text);   ///< a multiple of 16: VAE stride 8, patch 2
 std::string check_rate(const std::string& text);    ///< "2", "linear"

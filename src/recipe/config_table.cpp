@@ -119,8 +119,8 @@ void add_model_and_run(std::vector<ConfigOption>& table) {
            "artifacts that exist: auto = go on from them, must = refuse to start without any, never = refuse "
            "to start with any; "
            "or the folder of another run's checkpoint (OTHER/finetune/step-000400), whose weights, moments "
-           "and iteration finetuning starts from")
-      .check(check_not_empty)
+           "and iteration finetuning starts from while this run has no checkpoint")
+      .check(check_resume_word)
       .add("memory_limit_gib", &RunSection::memory_limit_gib, "GiB", "of one rank; 0 = what the machine has")
       .range(0)
       .add("stall_minutes", &RunSection::stall_minutes, "minutes",

@@ -48,7 +48,10 @@ class Trainer {
     const TrainedSubset subset(f_.train, rates_);
     const auto trained = [&](const std::string& name) { return subset.contains(name); };
     // Straight from the files into flat memory: of the whole student no rank need hold a copy.
-    const TensorMap files = student_.begin_training(recipe.device, parse_precision(f_.precision), trained);
+    // What stays as the teacher has it needs no second copy beside a teacher that is asked in every step.
+    const bool beside = f_.teacher_weight > 0 && !recipe.streams();
+    const TensorMap files = student_.begin_training(recipe.device, parse_precision(f_.precision), trained,
+                                                    beside ? recipe.teacher().parameters() : TensorMap());
     engine_ = std::make_unique<DataParallel>(
         recipe.communicator(), recipe.communicator(), student_.parameter_groups(trained),
         DataParallel::Options{.sharding = parse_sharding(recipe.config.data.sharding),
@@ -165,22 +168,19 @@ class Trainer {
   StepAhead<std::vector<ClipBatch>> ahead_;  // the last: its thread uses the others
 };
 
-std::string finetune_fingerprint(Recipe& recipe, const Selection& selection, const LatentSet& data,
-                                 const std::string& origin) {
+std::string finetune_fingerprint(Recipe& recipe, const Selection& selection, const LatentSet& data) {
   const FinetuneSection& f = recipe.config.finetune;
-  std::vector<std::string> parts{
-      "finetune-3", student_fingerprint(recipe, selection), data.fingerprint(),
-      fmt::format("{} {} {} {} {} {} {} {} {} {} {} {}", f.global_batch, f.learning_rate, f.beta1, f.beta2,
-                  f.weight_decay, f.gradient_clip, f.shift, f.text_dropout, f.teacher_weight, f.max_gradient,
-                  f.precision, recipe.config.run.seed),
-      // Only where it falls does the rate depend on how many steps there are.
-      fmt::format("{} {} {} {}", f.schedule, f.warmup, f.final_rate,
-                  f.schedule == "constant" ? 0 : f.iterations),
-      fmt::format("{} {} {} {} {}", f.noise_levels, f.logit_mean, f.logit_std, f.mode_scale,
-                  f.loss_weighting),
-      fmt::format("{} {} {}", without_spaces(f.train), f.ema, f.validation_clips)};
-  if (!origin.empty()) parts.push_back(origin);
-  return make_fingerprint(parts);
+  return make_fingerprint(
+      {"finetune-3", student_fingerprint(recipe, selection), data.fingerprint(),
+       fmt::format("{} {} {} {} {} {} {} {} {} {} {} {}", f.global_batch, f.learning_rate, f.beta1, f.beta2,
+                   f.weight_decay, f.gradient_clip, f.shift, f.text_dropout, f.teacher_weight, f.max_gradient,
+                   f.precision, recipe.config.run.seed),
+       // Only where it falls does the rate depend on how many steps there are.
+       fmt::format("{} {} {} {}", f.schedule, f.warmup, f.final_rate,
+                   f.schedule == "constant" ? 0 : f.iterations),
+       fmt::format("{} {} {} {} {}", f.noise_levels, f.logit_mean, f.logit_std, f.mode_scale,
+                   f.loss_weighting),
+       fmt::format("{} {} {}", without_spaces(f.train), f.ema, f.validation_clips)});
 }
 
 /// finetune.train with names of this student.
@@ -201,11 +201,7 @@ bool make_finetuning(Recipe& recipe) {
   recipe.make_folder(recipe.run.finetune());
   const Selection selection = require_selection(recipe);
   const LatentSet data = LatentSet::open(recipe);
-  const bool checks = recipe.session.rank() == 0;
-  const std::optional<Checkpoint> origin =
-      resume_checkpoint(recipe.config, recipe.run, checks ? CheckpointCheck::hashes : CheckpointCheck::sizes);
-  const std::string fingerprint =
-      finetune_fingerprint(recipe, selection, data, origin ? content_hash(*origin) : "");
+  const std::string fingerprint = finetune_fingerprint(recipe, selection, data);
   const std::vector<int64_t> milestones = milestone_list(f.checkpoints, f.iterations);
   // Rank 0 looks for the newest checkpoint, so that every rank continues from the same. -1: none.
   const auto newest = [&] {
@@ -220,6 +216,8 @@ bool make_finetuning(Recipe& recipe) {
     timer.done(0, f.iterations);
     return true;
   }
+  const std::string origin =
+      recipe.session.rank() == 0 ? finetune_origin(recipe.config, recipe.run, start_at) : "";
   if (!prepare_text(recipe, {""})) {  // captions that are dropped out become the empty prompt
     timer.done(0, std::max<int64_t>(0, start_at), f.iterations - std::max<int64_t>(0, start_at));
     return false;
@@ -236,16 +234,16 @@ bool make_finetuning(Recipe& recipe) {
   if (start_at >= 0) {
     trainer.load(checkpoint_folder(recipe.run.finetune(), start_at));
     log_info("finetune: continues after iteration {}", start_at);
-  } else if (origin) {
-    trainer.load(origin->folder);
-    log_info("finetune: starts from {}, after iteration {}", origin->folder.string(), trainer.iteration());
+  } else if (names_checkpoint(recipe.config.run.resume)) {
+    trainer.load(recipe.config.run.resume);
+    log_info("finetune: starts from {}, after iteration {}", recipe.config.run.resume, trainer.iteration());
   } else {
     log_info("finetune: starts from the distilled student ({}{}, {} iterations)", data.text(),
              f.validation_clips > 0 ? fmt::format(", {} of them withheld", f.validation_clips) : "",
              f.iterations);
   }
   if (later) log_info("finetune: an earlier milestone is missing and made again; later ones are kept");
-  FinetuneWriter writer(recipe.session, recipe.run.finetune(), fingerprint, milestones);
+  FinetuneWriter writer(recipe.session, recipe.run.finetune(), fingerprint, origin, milestones);
   int64_t made = 0;
   const int64_t begin = trainer.iteration();
   Progress progress("finetune", f.iterations, "iterations", begin);

@@ -55,12 +55,16 @@ Part write_part(const fs::path& folder, const std::string& name, const TensorMap
 }  // namespace
 
 struct FinetuneWriter::State {
-  State(Session& s, fs::path r, std::string f, std::vector<int64_t> m)
-      : session(s), root(std::move(r)), fingerprint(std::move(f)), milestones(std::move(m)) {}
+  State(Session& s, fs::path r, std::string f, std::string o, std::vector<int64_t> m)
+      : session(s),
+        root(std::move(r)),
+        fingerprint(std::move(f)),
+        origin(std::move(o)),
+        milestones(std::move(m)) {}
 
   Session& session;
   fs::path root;
-  std::string fingerprint;
+  std::string fingerprint, origin;
   std::vector<int64_t> milestones;
   double exposed = 0;
 
@@ -128,9 +132,10 @@ struct FinetuneWriter::State {
         const std::vector<std::string> words = split(line, ' ');
         files.push_back({words.at(0), parse_number<uint64_t>(words.at(1)).value(), words.at(2)});
       }
-      commit_checkpoint(
-          folder, step, files,
-          {{"fingerprint", fingerprint}, {"world", session.size()}, {"buckets", layout.to_json()}});
+      nlohmann::json metadata{
+          {"fingerprint", fingerprint}, {"world", session.size()}, {"buckets", layout.to_json()}};
+      if (!origin.empty()) metadata["origin"] = origin;
+      commit_checkpoint(folder, step, files, metadata);
     } catch (const Error& error) {
       cleaned([&] { remove_folder(folder); });
       return fmt::format("{} {}", static_cast<int>(error.code()), error.what());
@@ -149,10 +154,10 @@ struct FinetuneWriter::State {
   }
 };
 
-FinetuneWriter::FinetuneWriter(Session& session, fs::path root, std::string fingerprint,
+FinetuneWriter::FinetuneWriter(Session& session, fs::path root, std::string fingerprint, std::string origin,
                                std::vector<int64_t> milestones)
-    : state_(
-          std::make_unique<State>(session, std::move(root), std::move(fingerprint), std::move(milestones))) {}
+    : state_(std::make_unique<State>(session, std::move(root), std::move(fingerprint), std::move(origin),
+                                     std::move(milestones))) {}
 
 FinetuneWriter::~FinetuneWriter() {
   if (state_->thread.joinable()) state_->thread.join();
@@ -312,17 +317,19 @@ void load_finetune(const fs::path& folder, DataParallel& engine) {
               state.step());
 }
 
-std::optional<Checkpoint> resume_checkpoint(const Config& config, const RunDirectory& run,
-                                            CheckpointCheck check) {
+bool names_checkpoint(const std::string& resume) {
+  return resume != "auto" && resume != "must" && resume != "never";
+}
+
+Checkpoint resume_checkpoint(const Config& config, const RunDirectory& run, CheckpointCheck check) {
   const std::string& resume = config.run.resume;
-  if (resume == "auto" || resume == "must" || resume == "never" || config.finetune.iterations == 0) return {};
-  const fs::path folder = resume;
-  if (!fs::is_directory(folder))
+  std::error_code error;
+  const fs::path folder = fs::canonical(resume, error);
+  if (error || !fs::is_directory(folder, error))
     fail_usage(
         "run.resume={}: is neither auto, must nor never, nor the folder of a finetuning's checkpoint "
         "(OTHER/finetune/step-000400)",
         resume);
-  std::error_code error;
   if (fs::equivalent(folder.parent_path(), run.finetune(), error))
     fail_usage(
         "run.resume={}: is this run's own, and a run goes on from its newest by itself: to go back, move the "
@@ -336,6 +343,39 @@ std::optional<Checkpoint> resume_checkpoint(const Config& config, const RunDirec
         "finetune.iterations): name later ones",
         resume, checkpoint.step, first);
   return checkpoint;
+}
+
+void check_resume(const Config& config, const RunDirectory& run) {
+  const FinetuneSection& f = config.finetune;
+  if (f.iterations == 0 || !names_checkpoint(config.run.resume) ||
+      resumable_step(checkpoint_steps(run.finetune()), milestone_list(f.checkpoints, f.iterations)))
+    return;
+  resume_checkpoint(config, run, CheckpointCheck::sizes);
+}
+
+std::string finetune_origin(const Config& config, const RunDirectory& run, int64_t start_at) {
+  const std::string& resume = config.run.resume;
+  const bool named = names_checkpoint(resume);
+  const std::vector<int64_t> steps = checkpoint_steps(run.finetune());
+  const auto recorded = [&](int64_t step) {
+    return open_checkpoint(checkpoint_folder(run.finetune(), step), CheckpointCheck::sizes)
+        .metadata.value("origin", "");
+  };
+  std::string origin;
+  if (start_at < 0) {
+    if (named) origin = content_hash(resume_checkpoint(config, run, CheckpointCheck::hashes));
+    if (steps.empty() || recorded(steps.back()) == origin) return origin;
+  } else {
+    origin = recorded(start_at);
+    std::error_code error;  // by now what it started from may be gone
+    if (!named || !fs::exists(resume, error) ||
+        content_hash(open_checkpoint(resume, CheckpointCheck::sizes)) == origin)
+      return origin;
+  }
+  fail_usage(
+      "{}: its finetuning did not start from what run.resume={} says: give the checkpoint that it started "
+      "from, or choose another run.directory",
+      run.finetune().string(), resume);
 }
 
 TensorMap load_finetuned_parameters(const fs::path& root, int64_t iteration) {

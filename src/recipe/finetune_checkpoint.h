@@ -24,7 +24,8 @@ namespace surgery {
 /// instance a rank; every call is collective. What fails on one rank fails on all, with that rank's words.
 class FinetuneWriter {
  public:
-  FinetuneWriter(Session& session, std::filesystem::path root, std::string fingerprint,
+  /// `origin`: see finetune_origin; rank 0's counts.
+  FinetuneWriter(Session& session, std::filesystem::path root, std::string fingerprint, std::string origin,
                  std::vector<int64_t> milestones);
   /// Waits for the write that is under way, if any.
   ~FinetuneWriter();
@@ -58,11 +59,17 @@ std::optional<int64_t> resumable_step(const std::vector<int64_t>& whole,
 /// do not keep begins as the parameters. Error{data}.
 void load_finetune(const std::filesystem::path& folder, DataParallel& engine);
 
-/// The checkpoint that run.resume names, of another run; none where it is auto, must or never, or nothing is
-/// finetuned. Error{usage} when there is none, it is this run's own, or a milestone lies before it,
-/// Error{data}.
-std::optional<Checkpoint> resume_checkpoint(const Config& config, const RunDirectory& run,
-                                            CheckpointCheck check);
+/// Whether run.resume is a checkpoint's folder: neither auto, must nor never.
+bool names_checkpoint(const std::string& resume);
+/// The checkpoint that run.resume names, of another run. Error{usage} when there is none, it is this run's
+/// own, or a milestone lies before it, Error{data}.
+Checkpoint resume_checkpoint(const Config& config, const RunDirectory& run, CheckpointCheck check);
+/// The same early: only where it will be asked for, as this run has no checkpoint of its own to go on from.
+void check_resume(const Config& config, const RunDirectory& run);
+/// Of what another run's checkpoint this run's finetuning started from, or will: content_hash; empty: none.
+/// `start_at`: the own iteration that it goes on from, -1 = none. Error{usage} where run.resume, or its
+/// absence, contradicts what the run's checkpoints started from.
+std::string finetune_origin(const Config& config, const RunDirectory& run, int64_t start_at);
 
 /// fp32 masters of one checkpoint, by name, of the trained parameters; their average where it keeps one.
 /// Error{io} when it is missing, Error{data}.

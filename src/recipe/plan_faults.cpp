@@ -5,7 +5,6 @@
 #include "parallel/bucket_layout.h"
 #include "recipe/config_table.h"
 #include "recipe/data_section.h"
-#include "recipe/finetune_checkpoint.h"
 #include "recipe/plan_stages.h"
 
 namespace surgery {
@@ -192,11 +191,6 @@ std::vector<std::string> plan_faults(const Plan& plan, const Config& config) {
   std::vector<std::string> faults;
   const PlanMachine& machine = plan.machine;
   if (const std::string fault = batch_fault(config, machine.ranks); !fault.empty()) faults.push_back(fault);
-  try {
-    resume_checkpoint(config, RunDirectory(config.run.directory), CheckpointCheck::sizes);
-  } catch (const Error& error) {
-    faults.push_back(error.what());
-  }
   for (const PlanStage& stage : plan.stages)
     if (machine.memory_bytes > 0 && stage.units > 0 && stage.left() > 0 &&
         stage.memory_bytes() > machine.memory_bytes)

@@ -386,7 +386,8 @@ PlanStage StagePlanner::finetune() const {
   const std::string of_all =
       sharding == Sharding::none ? "" : fmt::format(", a rank's {:.3g} %", 100 * share);
   if (f.teacher_weight > 0) stage.memory.push_back(teacher());
-  if (parameters < all)
+  const bool shared = f.teacher_weight > 0 && !streamed_ && element_bytes(precision_) == bytes;
+  if (parameters < all && !shared)
     stage.memory.push_back(
         {fmt::format("student's weights that are not trained, {}", f.precision), all_weights - weights});
   if (sharding == Sharding::parameters && ranks_ > 1) {
@@ -402,9 +403,12 @@ PlanStage StagePlanner::finetune() const {
     stage.memory.push_back({"gradients, fp32", fp32 * parameters});
   }
   if (f.optimizer_device == "host" && config_.model.device == "cuda") {
-    notes_.push_back(
-        fmt::format("finetuning keeps {} of masters, moments and averages of a rank in the host's memory",
-                    bytes_text((3 * fp32 * parameters + averages) * share)));
+    const double kept = (3 * fp32 * parameters + averages) * share;
+    const double copied = saves_behind(f) ? (3 * fp32 * parameters + averages) / double(ranks_) : 0;
+    notes_.push_back(fmt::format(
+        "finetuning takes {} of the host's memory for every rank on it: masters, moments and averages, and "
+        "their copy while it is written",
+        bytes_text(kept + copied)));
   } else {
     if (masters > 0) stage.memory.push_back({"master weights, fp32" + of_all, masters * share});
     stage.memory.push_back({"AdamW's moments, fp32" + of_all, 2 * fp32 * parameters * share});

@@ -11,7 +11,6 @@
 #include "data/shapes.h"
 #include "parallel/nccl_communicator.h"
 #include "recipe/artifact.h"
-#include "recipe/finetune_checkpoint.h"
 #include "recipe/model_parts.h"
 #include "recipe/negative_prompt.h"
 #include "recipe/plan.h"
@@ -54,7 +53,7 @@ void append_line(const std::filesystem::path& path, const std::string& line) {
 }
 
 // What --run.resume allows, said aloud: a failed resume must never become a silent fresh start.
-void check_resume(const RunDirectory& run, const std::string& resume) {
+void check_run(const RunDirectory& run, const std::string& resume) {
   const bool exists = std::filesystem::exists(run.config());
   if (resume == "must" && !exists)
     fail_usage("run.resume=must, but {} holds no run to continue: check run.directory", run.root().string());
@@ -79,8 +78,7 @@ Recipe::Recipe(Session& session_, Config config_, std::string config_text)
   if (part_place(config.model, ModelPart::transformer).empty())
     fail_usage("model.path is not set: name the folder of the teacher (or a recipe that does, by --config)");
   if (session.rank() == 0) {
-    check_resume(run, config.run.resume);
-    resume_checkpoint(config, run, CheckpointCheck::sizes);  // refused before hours of work, not behind them
+    check_run(run, config.run.resume);
     std::error_code error;
     std::filesystem::create_directories(run.root(), error);
     if (error) fail_io("{}: cannot make the run directory ({})", run.root().string(), error.message());

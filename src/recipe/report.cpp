@@ -276,8 +276,11 @@ void add_finetuning(Page& page, const Inputs& in) {
   for (const auto& line : read_json_lines(in.recipe.run.metrics())) {
     if (line.value("stage", "") != "finetune") continue;
     const auto iteration = line.value("iteration", int64_t{0});
-    losses[iteration] = line.value("loss", 0.0);
-    if (line.contains("validation_loss")) validations[iteration] = line.value("validation_loss", 0.0);
+    const auto add = [&](const char* name, std::map<int64_t, double>& to) {
+      if (line.contains(name) && line[name].is_number()) to[iteration] = line[name].get<double>();
+    };
+    add("loss", losses);  // null is what is not finite
+    add("validation_loss", validations);
   }
   if (losses.empty()) return;
   page.section("Finetuning");

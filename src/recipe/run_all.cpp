@@ -8,6 +8,7 @@
 #include "recipe/clip_set.h"
 #include "recipe/data_section.h"
 #include "recipe/encode_web_dataset.h"
+#include "recipe/finetune_checkpoint.h"
 #include "recipe/model_parts.h"
 #include "recipe/recipe.h"
 #include "recipe/run_status.h"
@@ -28,6 +29,7 @@ void check_inputs(Recipe& recipe) {
     tokenizer_content(required_tokenizer_place(config.model));
     check_selection(recipe);
     check_trained(config.finetune.train, recipe.teacher_config());
+    check_resume(config, recipe.run);
     check_given_noise(recipe);
     recipe.negative_prompt(config.trajectories.negative_prompt);
     recipe.negative_prompt(config.generate.negative_prompt);

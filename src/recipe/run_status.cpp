@@ -105,12 +105,7 @@ StageStatus finetune(const Config& config, const RunDirectory& run) {
   const FinetuneSection& f = config.finetune;
   const auto from =
       resumable_step(checkpoint_steps(run.finetune()), milestone_list(f.checkpoints, f.iterations));
-  int64_t begin = from.value_or(0);
-  if (!from) try {
-      if (const auto origin = resume_checkpoint(config, run, CheckpointCheck::sizes)) begin = origin->step;
-    } catch (const Error&) {  // the plan tells of it
-    }
-  return {"finetune", "finetune", "steps", begin, 0, f.iterations};
+  return {"finetune", "finetune", "steps", from.value_or(0), 0, f.iterations};
 }
 
 StageStatus generate(const Config& config, const RunDirectory& run) {

@@ -16,12 +16,11 @@ constexpr const char* kHybrid = "hybrid-attention";
 
 TrainedSubset::TrainedSubset(const std::string& text, const std::vector<Rate>& rates)
     : parts_(split(without_spaces(text), ',')) {
-  for (const std::string& part : parts_) {
+  for (const std::string& part : parts_)
     if (part.empty())
       fail_usage(
           "finetune.train = '{}' has an empty part: all, {}, or patterns of names, separated by commas", text,
           kHybrid);
-  }
   for (size_t block = 0; block < rates.size(); ++block)
     if (!rates[block].is_full()) hybrid_.push_back(fmt::format("blocks.{}.attn1.", block));
 }
@@ -31,10 +30,6 @@ bool TrainedSubset::matches(const std::string& part, const std::string& name) co
   if (part == kHybrid)
     return std::ranges::any_of(hybrid_, [&](const std::string& prefix) { return name.starts_with(prefix); });
   return ::fnmatch(part.c_str(), name.c_str(), 0) == 0;
-}
-
-bool TrainedSubset::all() const {
-  return std::ranges::find(parts_, "all") != parts_.end();
 }
 
 bool TrainedSubset::contains(const std::string& name) const {

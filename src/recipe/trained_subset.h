@@ -17,7 +17,6 @@ class TrainedSubset {
   /// `rates` by block. Error{usage} for an empty part.
   TrainedSubset(const std::string& text, const std::vector<Rate>& rates);
   bool contains(const std::string& name) const;
-  bool all() const;
   /// Error{usage} naming a part that none of the names belongs to.
   void check(const std::vector<std::string>& names) const;
 

@@ -93,10 +93,12 @@ class Transformer {
       const std::function<bool(const std::string& name)>& trained = {});
   void set_requires_grad(bool value);
   /// Of a model that streams: it does no more. What will be trained (empty: all) becomes a leaf of its dtype,
-  /// on the device, that requires grad and has no memory yet, the rest memory of its own. Returns the
+  /// on the device, that requires grad and has no memory yet; the rest shares that of `frozen`, which has
+  /// the same values (a teacher's), where it is there in its dtype, and has its own otherwise. Returns the
   /// parameters as they were, mapped: what they start from.
   TensorMap begin_training(at::Device device, Precision precision,
-                           const std::function<bool(const std::string& name)>& trained = {});
+                           const std::function<bool(const std::string& name)>& trained = {},
+                           const TensorMap& frozen = {});
   /// Converts to memory of its own (no longer mapped), each parameter to precision.of_parameter. Of a model
   /// that streams, all but the streamed parameters is converted, those whenever a forward comes to them.
   void to(at::Device device, Precision precision);

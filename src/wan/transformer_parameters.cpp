@@ -185,7 +185,8 @@ void Transformer::to(at::Device device, Precision precision) {
 }
 
 TensorMap Transformer::begin_training(at::Device device, Precision precision,
-                                      const std::function<bool(const std::string& name)>& trained) {
+                                      const std::function<bool(const std::string& name)>& trained,
+                                      const TensorMap& frozen) {
   EXPECT(streams());
   stream_.reset();
   rounding_ = precision.rounding;
@@ -193,7 +194,10 @@ TensorMap Transformer::begin_training(at::Device device, Precision precision,
   for (auto& [name, tensor] : parameters_) {
     const at::ScalarType dtype = precision.of_parameter(name);
     if (trained && !trained(name)) {
-      tensor = copy_of(tensor, device, dtype).requires_grad_(false);
+      const auto there = frozen.find(name);
+      const bool shared = there != frozen.end() && there->second.device() == device &&
+                          there->second.scalar_type() == dtype && there->second.sizes() == tensor.sizes();
+      tensor = (shared ? there->second : copy_of(tensor, device, dtype)).requires_grad_(false);
       continue;
     }
     tensor = at::empty(tensor.sizes(), at::TensorOptions(device).dtype(dtype));

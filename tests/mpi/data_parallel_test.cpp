@@ -44,9 +44,10 @@ struct Net {
   }
 };
 
-DataParallel make_engine(const Net& net, Sharding sharding, const AdamWOptions& adamw = {}) {
+DataParallel make_engine(const Net& net, Sharding sharding, const AdamWOptions& adamw = {},
+                         double average_decay = 0) {
   return DataParallel(session().duplicate(), session().duplicate(), net.groups(),
-                      {.sharding = sharding, .adamw = adamw},
+                      {.sharding = sharding, .adamw = adamw, .average_decay = average_decay},
                       [values = net.exact()](const std::string& name) { return values.at(name); });
 }
 
@@ -245,17 +246,23 @@ TEST(DataParallel, AStateApartFromTheParametersGivesTheSameBits) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
     for (const Sharding sharding : kShardings) {
       Net with(type), apart(type);
-      DataParallel one = make_engine(with, sharding),
-                   other = make_engine(apart, sharding, {.state_device = at::Device(at::kCPU)});
+      DataParallel one = make_engine(with, sharding, {}, 0.5),
+                   other = make_engine(apart, sharding, {.state_device = at::Device(at::kCPU)}, 0.5);
+      const auto alike = [](const Saved& expected, const Saved& found) {
+        ASSERT_EQ(expected.whole.size(), found.whole.size());
+        for (const auto& [name, tensor] : expected.whole)
+          EXPECT_TRUE(at::equal(tensor, found.whole.at(name))) << name;
+      };
       for (int i = 0; i < 3; ++i) EXPECT_EQ(train_step(with, one), train_step(apart, other));
-      const Saved expected(one), found(other);
-      ASSERT_EQ(expected.whole.size(), found.whole.size());
-      for (const auto& [name, tensor] : expected.whole)
-        EXPECT_TRUE(at::equal(tensor, found.whole.at(name))) << name;
+      const Saved saved(one);
+      alike(saved, Saved(other));
+      train_step(apart, other);  // ahead, and back again
       other.load([&](const std::string& what, const std::string& name, int64_t begin,
-                     int64_t count) { return expected.read(what, name, begin, count); },
-                 expected.steps);
+                     int64_t count) { return saved.read(what, name, begin, count); },
+                 saved.steps);
+      alike(saved, Saved(other));
       EXPECT_EQ(train_step(with, one), train_step(apart, other));
+      alike(Saved(one), Saved(other));
     }
 }
 

@@ -521,7 +521,7 @@ def test_ranks_with_different_configurations_are_refused(run, tmp_path):
     (tmp_path / "settings.cfg").write_text("[finetune]\nwarmup = 3\n")
     (tmp_path / "other.cfg").write_text("[finetune]\nwarmup = 4\n")
     for other, code, words in [("other.cfg", USAGE, ["rank 1 on", "[finetune] warmup = 4", "[finetune] warmup = 3"]),
-                               ("missing.cfg", USAGE, ["rank 1 on", "another configuration", "missing.cfg"])]:
+                               ("missing.cfg", USAGE, ["rank 1 on", "another command line or configuration", "missing.cfg"])]:
         second = [*program[:-1], tmp_path / other]
         result = subprocess.run([*map(str, line), ":", "-n", "1", *map(str, second)], env=environment(), capture_output=True,
                                 text=True, timeout=60)

@@ -130,7 +130,10 @@ def test_finetuning_starts_from_another_runs_checkpoint(prepared, alone, tmp_pat
             assert result.returncode == code and words in result.stderr, result.stderr[-2000:]
 
     other = copy(prepared, tmp_path, "other")
-    refused(directory, USAGE, "this run's own", f"--run.resume={directory}/finetune/step-000003", "--finetune.checkpoints=")
+    refused(other, USAGE, "with a /", "--run.resume=msut")
+    fresh = copy(prepared, tmp_path, "fresh")
+    shutil.copytree(origin, fresh / "finetune/step-000003.kept")
+    refused(fresh, USAGE, "this run's own", f"--run.resume={fresh}/finetune/step-000003.kept/", "--finetune.checkpoints=")
     refused(other, USAGE, "neither auto, must nor never", f"--run.resume={tmp_path}/nowhere")
     refused(other, USAGE, "is of iteration 2, but iteration 1 is to be made", f"--run.resume={origin}", "--finetune.checkpoints=1")
     refused(other, DATA, "parameters that are not the", *there, "--finetune.train=*.ffn.net.2.*", plan_too=False)
@@ -141,6 +144,13 @@ def test_finetuning_starts_from_another_runs_checkpoint(prepared, alone, tmp_pat
     file.write_bytes(content)
     refused(other, DATA, "hash differs", f"--run.resume={damaged}", "--finetune.checkpoints=", plan_too=False)
     assert not list(other.glob("finetune/step-*"))
+    # Once it has begun, the other run is not needed; what it did not begin from is refused.
+    refused(directory, USAGE, "did not start from what run.resume", f"--run.resume={alone}/finetune/step-000004",
+            "--finetune.checkpoints=", "--finetune.iterations=5", plan_too=False)
+    finetune(directory, 1, f"--run.resume={tmp_path}/gone", "--finetune.checkpoints=", iterations=5)
+    assert len(losses(directory)) == 3 and finetuned(directory, 5)
+    shutil.rmtree(directory / "finetune")
+    refused(directory, USAGE, "neither auto, must nor never", f"--run.resume={tmp_path}/gone")
 
 
 def test_a_full_disk_while_saving_loses_nothing(prepared, alone, tmp_path):

@@ -356,7 +356,7 @@ TEST(Plan, FourteenBillionAreFinetunedOnEightGpusOf80GB) {
   const Plan moved = make_plan(config, large, machine);
   EXPECT_EQ(finetuning(), "");
   EXPECT_TRUE(std::ranges::any_of(moved.notes, [](const std::string& note) {
-    return note.find("in the host's memory") != std::string::npos;
+    return note.find("of the host's memory") != std::string::npos;
   }));
 }
 
@@ -372,6 +372,9 @@ TEST(Plan, FrozenPartsAndAveragesAreCounted) {
   const double trained = 30 * 2 * (dim * dim + dim);
   EXPECT_NEAR(bytes("none"), 4 * all + 12 * trained, 1);
   EXPECT_NEAR(bytes("parameters"), 4 * (all - trained) + 16 / 4.0 * trained, 1);
+  config.finetune.teacher_weight = 1;
+  EXPECT_NEAR(bytes("none"), 4 * all + 16 * trained, 1) << "the teacher's serve both";
+  config.finetune.teacher_weight = 0;
   config.finetune.ema = 0.999;
   EXPECT_NEAR(bytes("none"), 4 * all + 16 * trained, 1);
   EXPECT_NEAR(bytes("optimizer"), 4 * all + (4 + 12 / 4.0) * trained, 1);

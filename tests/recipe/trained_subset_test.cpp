@@ -10,7 +10,6 @@ namespace {
 const std::vector<Rate> kRates{Rate::full(), Rate::parse("4")};
 
 TEST(TrainedSubset, KnowsHybridAttentionAndPatterns) {
-  EXPECT_TRUE(TrainedSubset("all", kRates).all());
   EXPECT_TRUE(TrainedSubset("all", kRates).contains("proj_out.bias"));
   const TrainedSubset hybrid("hybrid-attention", kRates);
   EXPECT_TRUE(hybrid.contains("blocks.1.attn1.to_q.weight"));
@@ -18,7 +17,6 @@ TEST(TrainedSubset, KnowsHybridAttentionAndPatterns) {
   EXPECT_FALSE(hybrid.contains("blocks.0.attn1.to_q.weight")) << "full attention";
   EXPECT_FALSE(hybrid.contains("blocks.1.attn2.to_q.weight"));
   const TrainedSubset patterns("blocks.?.ffn.* , proj_out.*", kRates);
-  EXPECT_FALSE(patterns.all());
   EXPECT_TRUE(patterns.contains("blocks.0.ffn.net.2.bias"));
   EXPECT_TRUE(patterns.contains("proj_out.weight"));
   EXPECT_FALSE(patterns.contains("blocks.10.ffn.net.2.bias"));

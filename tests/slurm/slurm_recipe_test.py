@@ -38,11 +38,13 @@ class SlurmRecipe(unittest.TestCase):
     def slurm(self, *command):
         return run(command, SLURM_CONF=str(self.folder / "cluster/slurm.conf"), SURGERY_LAUNCHER="mpirun")
 
-    def wait_for(self, condition):
+    def wait_for(self, condition, job):
+        """Until the condition holds; fails as soon as the job has ended without."""
         deadline = time.monotonic() + 400
         while not condition():
-            self.assertLess(time.monotonic(), deadline, self.output.read_text()[-3000:] if self.output.exists() else "")
-            time.sleep(0.1)
+            late = time.monotonic() > deadline or (self.ended(job) is not None and not condition())
+            self.assertFalse(late, self.output.read_text()[-3000:] if self.output.exists() else "")
+            time.sleep(0.2)
 
     def submit(self, recipe):
         submitted = self.slurm("sbatch", "--parsable", "-N2", "-n2", f"--output={self.output}", f"--chdir={SOURCE}",
@@ -54,33 +56,35 @@ class SlurmRecipe(unittest.TestCase):
         """Its exit code as soon as it has ended for good."""
         text = self.slurm("scontrol", "show", "job", "-o", job).stdout
         fields = dict(word.split("=", 1) for word in text.split() if "=" in word)
-        if fields["JobState"] not in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"):
+        if fields.get("JobState") not in ("COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL"):  # one queued again looks cancelled
             return None
         return int(fields["ExitCode"].split(":")[0])
 
     def test_sbatch_gives_what_the_same_configuration_gives_here(self):
         recipe, by_slurm, here = self.folder / "recipe.cfg", self.folder / "slurm", self.folder / "here"
-        write_configuration(recipe, run__directory=by_slurm)
+        # Distillation is long enough to be stopped within.
+        write_configuration(recipe, run__directory=by_slurm, distill__updates_per_group=20)
         self.output = self.folder / "out"
         text = lambda: self.output.read_text()
 
         job = self.submit(recipe)
-        self.wait_for(lambda: list(by_slurm.glob("cache/trajectory-*.h5")))
+        self.wait_for(lambda: list(by_slurm.glob("cache/trajectory-*.h5")), job)
         self.slurm("scancel", "--batch", "--signal=USR2", job)  # as --signal=B:USR2@300 does before the time limit
-        self.wait_for(lambda: "start 2," in text())
+        self.wait_for(lambda: "start 2," in text(), job)
         self.assertIn("back in the queue (time 1 of at most 20)", text())
-        self.wait_for(lambda: list(by_slurm.glob("distill/block-*.h5")))
+        self.wait_for(lambda: list(by_slurm.glob("distill/block-*.h5")), job)
         (by_slurm / "STOP").touch()
-        self.wait_for(lambda: self.ended(job) is not None)
+        self.wait_for(lambda: self.ended(job) is not None, job)
         self.assertEqual(self.ended(job), 75, text()[-3000:])
         self.assertIn("the plan is refused now (above): not queued again", text())
         self.assertFalse((by_slurm / "tables.csv").exists(), "it was stopped before the end of distillation")
 
         (by_slurm / "STOP").unlink()
+        before = len(text())
         job = self.submit(recipe)
-        self.wait_for(lambda: self.ended(job) is not None)
+        self.wait_for(lambda: self.ended(job) is not None, job)
         self.assertEqual(self.ended(job), 0, text()[-3000:])
-        self.assertIn("2 ranks, launcher mpirun", text())
+        self.assertIn("2 ranks, launcher mpirun", text()[before:])
         outside = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
         local = subprocess.run(["bash", SOURCE / "launch/local.sh", recipe, f"--run.directory={here}"],
                                capture_output=True, text=True, timeout=600,

@@ -325,6 +325,34 @@ TEST(Transformer, ConversionsAndClonesOwnTheirMemory) {
   }
 }
 
+TEST(Transformer, WhatIsNotTrainedIsTheTeachers) {
+  const Transformer teacher = awake(tiny());
+  const auto trained = [](const std::string& name) { return name.ends_with("attn1.to_q.weight"); };
+  const auto shared = [&](at::ScalarType dtype) {
+    Transformer student = teacher.clone();
+    student.set_requires_grad(false);
+    student.stream();
+    const TensorMap before =
+        student.begin_training(at::kCPU, {dtype, Rounding::diffusers}, trained, teacher.parameters());
+    size_t count = 0;
+    for (const auto& [name, tensor] : student.parameters()) {
+      EXPECT_EQ(tensor.requires_grad(), trained(name)) << name;
+      const at::Tensor& theirs = teacher.parameters().at(name);
+      if (trained(name)) {
+        EXPECT_EQ(tensor.storage().nbytes(), 0u) << name;
+        EXPECT_TRUE(at::equal(before.at(name), theirs)) << name;
+      } else {
+        EXPECT_TRUE(at::equal(tensor, theirs.to(tensor.scalar_type()))) << name;
+        count += tensor.is_alias_of(theirs);
+      }
+    }
+    return count;
+  };
+  const size_t all = teacher.parameters().size();
+  EXPECT_EQ(shared(at::kFloat), all - 3);
+  EXPECT_LT(shared(at::kBFloat16), all / 2) << "of another dtype it cannot be shared";
+}
+
 TEST(Transformer, RandomWeightsDependOnTheKeyOnly) {
   const auto a = Transformer::random(tiny(), {1, 1}), b = Transformer::random(tiny(), {1, 1}),
              c = Transformer::random(tiny(), {2, 1});
