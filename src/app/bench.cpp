@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 
 #include "app/command.h"
 #include "attention/cost_model.h"
+#include "base/clock.h"
 #include "base/statistics.h"
 #include "recipe/plan.h"
 #include "recipe/pretrain_transformer.h"
@@ -113,10 +113,10 @@ std::vector<std::vector<double>> interleaved_seconds(const std::vector<std::func
   std::vector<std::vector<double>> seconds(candidates.size());
   for (int64_t round = 0; round <= repetitions; ++round)
     for (size_t i = 0; i < candidates.size(); ++i) {
-      const auto start = std::chrono::steady_clock::now();
+      const double start = steady_seconds();
       candidates[i]();
-      const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-      if (round > 0) seconds[i].push_back(spent.count());
+      const double spent = steady_seconds() - start;
+      if (round > 0) seconds[i].push_back(spent);
     }
   return seconds;
 }

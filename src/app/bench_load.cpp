@@ -3,11 +3,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <fstream>
 #include <functional>
 
 #include "app/bench.h"
+#include "base/clock.h"
 #include "base/errors.h"
 #include "base/random.h"
 #include "base/statistics.h"
@@ -54,9 +54,9 @@ struct Load {
   double seconds = 0, memory = 0;  ///< memory: anonymous bytes of what was loaded
 };
 
-Load since(std::chrono::steady_clock::time_point start, double anonymous_before) {
-  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-  return {spent.count(), anonymous_bytes() - anonymous_before};
+Load since(double start, double anonymous_before) {
+  const double spent = steady_seconds() - start;
+  return {spent, anonymous_bytes() - anonymous_before};
 }
 
 /// The whole file, piece by piece: into one piece of memory again and again, or into memory for all of it.
@@ -65,7 +65,7 @@ Load since(std::chrono::steady_clock::time_point start, double anonymous_before)
 Load read_bytes(const fs::path& path, bool keep) {
   constexpr int64_t kPiece = 8 << 20;
   const double before = anonymous_bytes();
-  const auto start = std::chrono::steady_clock::now();
+  const double start = steady_seconds();
   const OpenFile file(path);
   const auto bytes = static_cast<int64_t>(fs::file_size(path));
   const at::Tensor memory = new_memory({keep ? bytes : kPiece}, at::kByte);
@@ -80,7 +80,7 @@ Load read_bytes(const fs::path& path, bool keep) {
 
 Load load(const fs::path& folder, at::ScalarType dtype) {
   const double before = anonymous_bytes();
-  const auto start = std::chrono::steady_clock::now();
+  const double start = steady_seconds();
   Transformer transformer = Transformer::load(folder);
   transformer.to(at::kCPU, dtype);
   return since(start, before);

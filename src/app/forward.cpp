@@ -3,8 +3,7 @@
 #include <fmt/ranges.h>
 #include <torch/cuda.h>
 
-#include <chrono>
-
+#include "base/clock.h"
 #include "base/host_memory.h"
 #include "recipe/streaming.h"
 #include "wan/sampler.h"
@@ -34,9 +33,9 @@ void print_seconds(int64_t repeats, const std::function<TensorMap()>& action) {
   if (repeats <= 0) return;
   std::vector<double> seconds;
   for (int64_t i = 0; i < repeats; ++i) {
-    const auto start = std::chrono::steady_clock::now();
+    const double start = steady_seconds();
     action();
-    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    seconds.push_back(steady_seconds() - start);
   }
   fmt::print("{{\"seconds\": [{:.6f}]}}\n", fmt::join(seconds, ", "));
 }

@@ -1,12 +1,11 @@
 // What a recipe will cost, from configurations alone: no weights, no GPU.
 #include "recipe/plan.h"
 
-#include <chrono>
-
 #include "app/command.h"
+#include "base/clock.h"
 #include "base/host_memory.h"
 #include "base/tensor.h"
-#include "recipe/finetune_checkpoint.h"
+#include "recipe/finetune_origin.h"
 #include "recipe/run_directory.h"
 #include "recipe/streaming.h"
 
@@ -22,9 +21,9 @@ double measured_rate() {
   const at::Tensor a = at::ones({n, n}), b = at::ones({n, n});
   double best = 1e9;
   for (int i = 0; i < 8; ++i) {
-    const auto start = std::chrono::steady_clock::now();
+    const double start = steady_seconds();
     at::matmul(a, b);
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    best = std::min(best, steady_seconds() - start);
   }
   return 2.0 * static_cast<double>(n * n * n) / best;
 }

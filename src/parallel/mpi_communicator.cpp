@@ -28,6 +28,8 @@ struct Group {
   std::atomic<int64_t> sent = 0;  // bytes
   // Operations begin in the same order on every rank, so equal numbers belong to the same operation.
   int take_tag() { return next_tag = (next_tag + 1) % tags; }
+  /// The place of another rank where this one is left out.
+  int among_others(int other) const { return other < rank ? other : other - 1; }
 };
 
 /// Sends and receives in flight together.
@@ -114,7 +116,7 @@ class AllReduce final : public Communicator::Pending {
   std::byte* at(int64_t element) const { return bytes_of(host_) + element * width_; }
 
   std::byte* contribution(int r, int64_t mine) {
-    return contributions_.data() + (r < group_.rank ? r : r - 1) * mine * width_;
+    return contributions_.data() + group_.among_others(r) * mine * width_;
   }
 
   void begin_chunk() {
@@ -246,8 +248,7 @@ class ReduceScatter final : public RowExchange {
   void prepare(int64_t bytes) override { received_.resize(static_cast<size_t>(bytes * (group_.size - 1))); }
   std::byte* outgoing(int to, int64_t begin) override { return bytes_of(from_) + to * row_ + begin; }
   std::byte* incoming(int from, int64_t) override {
-    const int others = from < group_.rank ? from : from - 1;  // this rank's own row stays in the input
-    return received_.data() + others * std::ssize(received_) / (group_.size - 1);
+    return received_.data() + group_.among_others(from) * std::ssize(received_) / (group_.size - 1);
   }
   void finish_chunk(int64_t begin, int64_t bytes) override {
     std::vector<const std::byte*> rows;
@@ -263,7 +264,7 @@ class ReduceScatter final : public RowExchange {
 
   at::Tensor output_;
   Reduction reduction_;
-  std::vector<std::byte> received_;  // [size - 1, bytes of the chunk]
+  std::vector<std::byte> received_;  // [size - 1, bytes of the chunk]; this rank's own row stays in the input
 };
 
 class AllGather final : public RowExchange {

@@ -3,7 +3,8 @@
 #include <torch/cuda.h>
 
 #include <algorithm>
-#include <chrono>
+
+#include "base/clock.h"
 
 namespace surgery {
 
@@ -25,14 +26,13 @@ double time_attention(const CostGeometry& geometry, const FeatureMapConfig& phi,
   std::vector<double> times;
   for (int repeat = 0; repeat < 6; ++repeat) {
     if (device.is_cuda()) torch::cuda::synchronize();
-    const auto start = std::chrono::steady_clock::now();
+    const double start = steady_seconds();
     if (rate.is_full())
       at::scaled_dot_product_attention(q, k, v);
     else
       hybrid_attention(q, k, v, phi_q, phi_k, rate, stabilizer);
     if (device.is_cuda()) torch::cuda::synchronize();
-    const double ms =
-        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    const double ms = 1e3 * (steady_seconds() - start);
     if (repeat > 0) times.push_back(ms);  // the first warms up
   }
   std::nth_element(times.begin(), times.begin() + 2, times.end());

@@ -13,6 +13,7 @@
 #include "data/clip_rules.h"
 #include "recipe/budget.h"
 #include "recipe/data_section.h"
+#include "recipe/finetune_origin.h"
 
 namespace surgery {
 namespace {
@@ -32,7 +33,7 @@ std::string check_not_empty(const std::string& text) {
 }
 
 std::string check_resume_word(const std::string& text) {
-  if (text == "auto" || text == "must" || text == "never" || text.find('/') != std::string::npos) return "";
+  if (!names_checkpoint(text) || text.find('/') != std::string::npos) return "";
   return "must be auto, must or never, or the folder of a finetuning's checkpoint, with a /";
 }
 

@@ -15,6 +15,7 @@
 #include "recipe/engine_hooks.h"
 #include "recipe/finetune_batches.h"
 #include "recipe/finetune_checkpoint.h"
+#include "recipe/finetune_origin.h"
 #include "recipe/latent_set.h"
 #include "recipe/learning_rate.h"
 #include "recipe/plan.h"

@@ -379,6 +379,7 @@ PlanStage StagePlanner::finetune() const {
   // From here on, of those that are trained.
   const double parameters = double(trained_parameters()), weights = all_weights * parameters / all;
   const double averages = f.ema > 0 ? fp32 * parameters : 0;
+  const double state = 3 * fp32 * parameters + averages;  // of the optimizer, masters in it: a checkpoint
   // Parameters that are fp32 are their own masters.
   const double masters = bytes < fp32 ? fp32 * (fp32 * parameters - weights) / (fp32 - bytes) : 0;
   const Sharding sharding = parse_sharding(config_.data.sharding);
@@ -403,8 +404,8 @@ PlanStage StagePlanner::finetune() const {
     stage.memory.push_back({"gradients, fp32", fp32 * parameters});
   }
   if (f.optimizer_device == "host" && config_.model.device == "cuda") {
-    const double kept = (3 * fp32 * parameters + averages) * share;
-    const double copied = saves_behind(f) ? (3 * fp32 * parameters + averages) / double(ranks_) : 0;
+    const double kept = state * share;
+    const double copied = saves_behind(f) ? state / double(ranks_) : 0;
     notes_.push_back(fmt::format(
         "finetuning takes {} of the host's memory for every rank on it: masters, moments and averages, and "
         "their copy while it is written",
@@ -415,8 +416,8 @@ PlanStage StagePlanner::finetune() const {
     if (averages > 0) stage.memory.push_back({"averaged weights, fp32" + of_all, averages * share});
   }
   if (saves_behind(f) && config_.model.device != "cuda")
-    stage.memory.push_back({"copy of the training state while it is written (finetune.save_behind)",
-                            (3 * fp32 * parameters + averages) / double(ranks_)});
+    stage.memory.push_back(
+        {"copy of the training state while it is written (finetune.save_behind)", state / double(ranks_)});
   // Of a 16-bit block the norms and gated sums keep fp32 copies.
   const double tokens = double(f.micro_batch) * double(g.tokens);
   const double kept =
@@ -432,7 +433,7 @@ PlanStage StagePlanner::finetune() const {
                                 (latent_elements(model_.vae, most.frames, most.height, most.width) +
                                  double(model_.text_tokens * model_.transformer.text_dim))});
   stage.disk = {{fmt::format("{} checkpoints and two newer, fp32 with AdamW's moments", checkpoints_),
-                 double(checkpoints_ + 2) * (3 * fp32 * parameters + averages)}};
+                 double(checkpoints_ + 2) * state}};
   return stage;
 }
 

@@ -287,32 +287,27 @@ void add_finetuning(Page& page, const Inputs& in) {
   Plot plot;
   plot.x.label = "iteration";
   plot.y.label = "flow-matching loss";
-  Series raw, smooth;
-  raw.name = "loss";
+  const auto series_of = [](const char* name, const std::map<int64_t, double>& by_iteration) {
+    Series series;
+    series.name = name;
+    for (const auto& [iteration, loss] : by_iteration) {
+      series.x.push_back(static_cast<double>(iteration));
+      series.y.push_back(loss);
+    }
+    return series;
+  };
+  Series raw = series_of("loss", losses), smooth = raw;
   raw.mark = Series::Mark::points;
   smooth.name = "running mean";
-  double mean = 0;
-  for (const auto& [iteration, loss] : losses) {
-    mean = raw.y.empty() ? loss : 0.95 * mean + 0.05 * loss;
-    raw.x.push_back(static_cast<double>(iteration));
-    raw.y.push_back(loss);
-    smooth.x.push_back(static_cast<double>(iteration));
-    smooth.y.push_back(mean);
-  }
+  for (size_t i = 1; i < smooth.y.size(); ++i) smooth.y[i] = 0.95 * smooth.y[i - 1] + 0.05 * raw.y[i];
   plot.series = {raw, smooth};
   std::string caption =
       fmt::format("{} of {} iterations, global batch {}.", losses.rbegin()->first,
                   in.recipe.config.finetune.iterations, in.recipe.config.finetune.global_batch);
   if (!validations.empty()) {
-    Series validation;
-    validation.name = "validation";
-    for (const auto& [iteration, loss] : validations) {
-      validation.x.push_back(static_cast<double>(iteration));
-      validation.y.push_back(loss);
-    }
+    plot.series.push_back(series_of("validation", validations));
     caption += fmt::format(" Validation: {} clips that are not trained on, at fixed noise and levels.",
                            in.recipe.config.finetune.validation_clips);
-    plot.series.push_back(std::move(validation));
   }
   page.figure(plot_svg(plot), caption);
 }

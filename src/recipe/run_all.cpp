@@ -8,7 +8,7 @@
 #include "recipe/clip_set.h"
 #include "recipe/data_section.h"
 #include "recipe/encode_web_dataset.h"
-#include "recipe/finetune_checkpoint.h"
+#include "recipe/finetune_origin.h"
 #include "recipe/model_parts.h"
 #include "recipe/recipe.h"
 #include "recipe/run_status.h"

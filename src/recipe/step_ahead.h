@@ -1,9 +1,9 @@
 #pragma once
-#include <chrono>
 #include <exception>
 #include <functional>
 #include <thread>
 
+#include "base/clock.h"
 #include "parallel/quiet_thread.h"
 
 namespace surgery {
@@ -20,10 +20,10 @@ class StepAhead {
 
   /// The step's content, or what making it threw; the next step's is begun unless this is the last.
   Content take(int64_t step, bool last) {
-    const auto begin = std::chrono::steady_clock::now();
+    const double begin = steady_seconds();
     wait();
     if (step_ != step) run(step);  // the first, or the loop has jumped
-    waited_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    waited_ += steady_seconds() - begin;
     step_ = kNone;
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
     Content content = std::move(content_);

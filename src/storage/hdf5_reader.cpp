@@ -149,10 +149,10 @@ struct Hdf5Reader::State {
 
   /// Each byte belongs to one dataset at most: together they are no larger than the file.
   void check_apart() const {
-    std::map<uint64_t, uint64_t> pieces;  // end by begin
+    std::vector<std::pair<uint64_t, uint64_t>> pieces;  // begin, end
     for (const auto& [name, dataset] : datasets)
-      if (dataset.bytes > 0 && !pieces.emplace(dataset.offset, dataset.offset + dataset.bytes).second)
-        throw hdf5::Failure("two datasets share bytes");
+      if (dataset.bytes > 0) pieces.emplace_back(dataset.offset, dataset.offset + dataset.bytes);
+    std::ranges::sort(pieces);
     uint64_t last = 0;
     for (const auto& [begin, end] : pieces) {
       if (begin < last) throw hdf5::Failure("two datasets share bytes");
