@@ -72,6 +72,11 @@ ExitCode run(Context& context) {
                                                                    : read_model_sizes(model).transformer;
   options.batch = context.options.integer("batch", options.batch);
   options.repetitions = context.options.integer("repetitions", options.repetitions);
+  options.shardings = sharding_names();
+  if (const std::string name = context.options.text("sharding", "all"); name != "all") {
+    parse_sharding(name);
+    options.shardings = {name};
+  }
   options.folder = context.options.text("folder", std::filesystem::temp_directory_path().string());
   options.clips = context.options.integer("clips", options.clips);
   if (std::min({options.tokens, options.heads, options.head_dim, options.batch, options.clips,
@@ -138,22 +143,24 @@ std::vector<double> interleaved_best(const std::vector<std::function<void()>>& c
 }
 
 Command bench_command() {
-  return {"bench",
-          "benchmarks against peers in the same run; with mpirun, the communication of finetuning too; with "
-          "--model.path or --model.config, the transformer at that model's sizes",
-          run,
-          CommandKind::tool,
-          {{"json", "", "print as JSON"},
-           {"repetitions", "N", "runs of each candidate, interleaved [5]"},
-           {"tokens", "N", "of the attention benchmark [8192]"},
-           {"heads", "N", "of the attention benchmark [2]"},
-           {"head-dim", "N", "of the attention benchmark [128]"},
-           {"batch", "N", "of the transformer benchmark, clips [1]"},
-           {"clips", "N", "of a step of the finetuning benchmark [8]"},
-           {"clip", "FxHxW", "frames, height and width of such a clip [17x128x160]"},
-           {"folder", "DIR", "where the cache and load benchmarks write [the system's temporary folder]"},
-           {"source", "DIR", "the source tree, for the benchmarks reference and train [.]"}},
-          "attention|transformer|knapsack|cache|load|finetune|reference|train..."};
+  return {
+      "bench",
+      "benchmarks against peers in the same run; with mpirun, the communication of finetuning too; with "
+      "--model.path or --model.config, the transformer at that model's sizes",
+      run,
+      CommandKind::tool,
+      {{"json", "", "print as JSON"},
+       {"repetitions", "N", "runs of each candidate, interleaved [5]"},
+       {"tokens", "N", "of the attention benchmark [8192]"},
+       {"heads", "N", "of the attention benchmark [2]"},
+       {"head-dim", "N", "of the attention benchmark [128]"},
+       {"batch", "N", "of the transformer benchmark, clips [1]"},
+       {"clips", "N", "of a step of the finetuning benchmark [8]"},
+       {"clip", "FxHxW", "frames, height and width of such a clip [17x128x160]"},
+       {"sharding", "NAME", "of the finetuning benchmark: none, optimizer, parameters, or all in turn [all]"},
+       {"folder", "DIR", "where the cache and load benchmarks write [the system's temporary folder]"},
+       {"source", "DIR", "the source tree, for the benchmarks reference and train [.]"}},
+      "attention|transformer|knapsack|cache|load|finetune|reference|train..."};
 }
 
 }  // namespace surgery

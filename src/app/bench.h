@@ -18,6 +18,7 @@ struct BenchOptions {
   int64_t batch = 1;                                 ///< of the transformer benchmark
   int64_t clips = 8;                                 ///< of a step of the finetuning benchmark
   ClipShape clip{17, 128, 160};                      ///< of the finetuning benchmark
+  std::vector<std::string> shardings;                ///< of the finetuning benchmark, in turn
   int64_t repetitions = 5;                           ///< of every candidate, interleaved
   std::filesystem::path folder;                      ///< for the files of the cache and load benchmarks
   std::filesystem::path source;                      ///< the source tree, for the reference benchmark

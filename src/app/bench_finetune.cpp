@@ -19,6 +19,7 @@ namespace {
 
 constexpr double kRate = 1e-4;
 constexpr int64_t kAmortised = 50;  // steps between checkpoints
+constexpr int64_t kCompared = 3;    // steps whose losses are compared with one rank's
 
 using MakeCommunicator = std::function<std::unique_ptr<Communicator>()>;
 
@@ -116,33 +117,33 @@ BenchTable bench_finetune(const BenchOptions& options, Session& session) {
                options.clips, session.size());
   const MakeCommunicator among_ranks = [&] { return session.duplicate(); };
   std::vector<std::unique_ptr<Training>> trainings;
-  for (const Sharding sharding : {Sharding::none, Sharding::optimizer, Sharding::parameters})
-    trainings.push_back(std::make_unique<Training>(options, sharding, among_ranks));
+  for (const std::string& name : options.shardings)
+    trainings.push_back(std::make_unique<Training>(options, parse_sharding(name), among_ranks));
   const int64_t steps = options.repetitions + 2;
   for (int64_t i = 0; i < steps; ++i)
     for (auto& training : trainings) training->step();
-  Training &plain = *trainings[0], &zero1 = *trainings[1], &zero3 = *trainings[2];
+  Training& first = *trainings.front();
   std::string folder = (options.folder / fmt::format("surgery-bench-{}", ::getpid())).string();
   folder = session.world().broadcast_text(folder, 0);
-  const SaveCost saved = save(plain, session, folder);
+  const SaveCost saved = save(first, session, folder);
   std::vector<double> alone;
   if (session.rank() == 0) {
     std::filesystem::remove_all(folder);
     Training one(options, Sharding::none, [] { return make_local_communicator(); });
-    for (int64_t i = 0; i < steps; ++i) one.step();
+    for (int64_t i = 0; i < std::min(steps, kCompared); ++i) one.step();
     alone = one.losses;
   }
   session.world().barrier();
   if (session.rank() != 0) return {};
-  const double step = Training::typical(plain.seconds), exposed = Training::typical(plain.exposed_seconds);
+  const double step = Training::typical(first.seconds), exposed = Training::typical(first.exposed_seconds);
   const auto parameters = static_cast<double>(parameter_count(options.transformer));
-  const auto row = [&](const std::string& name, const Training& training, double goal) {
+  const auto row = [&](const std::string& sharding, const Training& training) {
     const double own = Training::typical(training.exposed_seconds), all = Training::typical(training.seconds);
-    BenchRow result{.name = name, .seconds = all};
-    if (goal > 0) {
-      result.peer = "without sharding";
+    BenchRow result{.name = "step, data.sharding = " + sharding, .seconds = all};
+    if (&training != &first) {
+      result.peer = "data.sharding = " + options.shardings.front();
       result.peer_seconds = step;
-      result.goal = goal;
+      result.goal = sharding == "optimizer" ? 1 / 1.05 : 1 / 1.3;
     }
     result.note = fmt::format(
         "{:.1f} % waits for other ranks, {:.1f} bytes sent a parameter; losses within {:.1e} of "
@@ -152,26 +153,29 @@ BenchTable bench_finetune(const BenchOptions& options, Session& session) {
     return result;
   };
   const TransformerConfig& t = options.transformer;
-  return {fmt::format("finetuning, {} blocks of width {}, {} tokens, {} clips a step over {} ranks; medians "
-                      "of {} steps in turn",
-                      t.num_layers, t.dim(),
-                      video_tokens(options.clip.frames, options.clip.height, options.clip.width),
-                      options.clips, session.size(), options.repetitions),
-          {row("step, data.sharding = none", plain, 0),
-           row("optimizer (ZeRO-1)", zero1, 1 / 1.05),
-           row("parameters (ZeRO-3)", zero3, 1 / 1.3),
-           {.name = "communication, launch to end",
-            .seconds = Training::typical(plain.communication_seconds),
-            .note = "summed over buckets"},
-           {.name = "of it not hidden by backward",
-            .seconds = exposed,
-            .limit = 0.1 * step,
-            .note = "waiting for slower ranks is in it"},
-           {.name = "checkpoint beside the steps",
-            .seconds = saved.exposed,
-            .limit = 0.05 * kAmortised * step,
-            .note = fmt::format("{:.1f} % of {} steps; written beside {} of them",
-                                100 * saved.exposed / (kAmortised * step), kAmortised, saved.steps)}}};
+  BenchTable table{
+      fmt::format("finetuning, {} blocks of width {}, {} tokens, {} clips a step over {} ranks; medians "
+                  "of {} steps in turn",
+                  t.num_layers, t.dim(),
+                  video_tokens(options.clip.frames, options.clip.height, options.clip.width), options.clips,
+                  session.size(), options.repetitions),
+      {}};
+  for (size_t i = 0; i < trainings.size(); ++i)
+    table.rows.push_back(row(options.shardings[i], *trainings[i]));
+  table.rows.push_back({.name = "communication, launch to end",
+                        .seconds = Training::typical(first.communication_seconds),
+                        .note = "summed over buckets"});
+  table.rows.push_back({.name = "of it not hidden by backward",
+                        .seconds = exposed,
+                        .limit = 0.1 * step,
+                        .note = "waiting for slower ranks is in it"});
+  table.rows.push_back(
+      {.name = "checkpoint beside the steps",
+       .seconds = saved.exposed,
+       .limit = 0.05 * kAmortised * step,
+       .note = fmt::format("{:.1f} % of {} steps; written beside {} of them",
+                           100 * saved.exposed / (kAmortised * step), kAmortised, saved.steps)});
+  return table;
 }
 
 }  // namespace surgery

@@ -108,12 +108,19 @@ void AdamW::load(const std::map<std::string, at::Tensor>& state) {
 at::Tensor clip_gradients(const std::vector<at::Tensor>& gradients, double limit, Communicator* shards) {
   EXPECT(!gradients.empty());
   const at::NoGradGuard no_gradient;
-  // In pieces: for its sum in fp64 LibTorch makes a copy in fp64, of a whole bucket hundreds of megabytes.
-  constexpr int64_t kPiece = 1 << 22;
+  // Norms of rows in fp32, their squares in fp64: a sum in fp64 throughout costs five times as much (LibTorch
+  // copies all into fp64 for it), one in fp32 is wrong in the third digit.
+  constexpr int64_t kRow = 1024;
   std::vector<at::Tensor> squares;
-  for (const at::Tensor& gradient : gradients)
-    for (const at::Tensor& piece : gradient.reshape(-1).split(kPiece))
-      squares.push_back(at::linalg_vector_norm(piece, 2, {}, false, at::kDouble).square());
+  const auto add = [&](const at::Tensor& rows) {
+    squares.push_back(at::linalg_vector_norm(rows, 2, at::IntArrayRef{-1}).to(at::kDouble).square().sum());
+  };
+  for (const at::Tensor& gradient : gradients) {
+    const at::Tensor flat = gradient.reshape(-1);
+    const int64_t whole = flat.numel() / kRow * kRow;
+    add(flat.narrow(0, 0, whole).view({-1, kRow}));
+    add(flat.narrow(0, whole, flat.numel() - whole));
+  }
   at::Tensor sum = at::stack(squares).sum();
   if (shards) shards->all_reduce(sum, Reduction::sum);
   const at::Tensor norm = sum.sqrt();

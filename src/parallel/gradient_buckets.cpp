@@ -19,6 +19,7 @@ struct Parameter {
   std::shared_ptr<torch::autograd::Node> accumulator;  // kept alive: the hook lives in it
   uintptr_t hook = 0;
   size_t bucket = 0;
+  bool written = false;  // the bucket holds a gradient of this step
   bool ready = false;
 };
 
@@ -54,7 +55,7 @@ struct GradientBuckets::State {
   void hook_up(Parameter& parameter);
   void arrived(Parameter& parameter);
   void accumulate(Parameter& parameter, Bucket& bucket);
-  void launch(Bucket& bucket);
+  void launch(size_t b);
   void launch_complete();
   void launch_all();
   void await_gradients();
@@ -123,26 +124,36 @@ void GradientBuckets::State::accumulate(Parameter& parameter, Bucket& bucket) {
   const at::NoGradGuard no_gradient;
   if (!bucket.flat.defined()) bucket.flat = at::zeros({bucket.size}, bucket.options);
   const at::Tensor view = view_of(bucket.flat, parameter.place);
-  view.add_(gradient);
+  if (parameter.written)
+    view.add_(gradient);
+  else
+    view.copy_(gradient);  // over the last step's
+  parameter.written = true;
   const bool keeps_view = !transient() && parameter.tensor.scalar_type() == at::kFloat;
   gradient = keeps_view ? view : at::Tensor();
 }
 
 void GradientBuckets::State::launch_complete() {
   while (launched < buckets.size()) {
-    Bucket& next = buckets[order[launched]];
+    const Bucket& next = buckets[order[launched]];
     if (next.ready < next.parameters) return;
-    launch(next);
+    launch(order[launched]);
   }
 }
 
 void GradientBuckets::State::launch_all() {
-  while (launched < buckets.size()) launch(buckets[order[launched]]);
+  while (launched < buckets.size()) launch(order[launched]);
 }
 
-void GradientBuckets::State::launch(Bucket& bucket) {
+void GradientBuckets::State::launch(size_t b) {
+  Bucket& bucket = buckets[b];
   bucket.launched = true;
   ++launched;
+  if (!transient()) {  // what took no part has the last step's there still
+    const at::NoGradGuard no_gradient;
+    for (const Parameter& parameter : parameters[b])
+      if (!parameter.written) view_of(bucket.flat, parameter.place).zero_();
+  }
   if (sharding == Sharding::none) {
     queue.start([&](Communicator& ranks) { return ranks.start_all_reduce(bucket.flat, Reduction::mean); },
                 {bucket.flat});
@@ -176,7 +187,7 @@ void GradientBuckets::State::await_gradients() {
     bucket.launched = false;
   }
   for (auto& group : parameters)
-    for (Parameter& parameter : group) parameter.ready = false;
+    for (Parameter& parameter : group) parameter.ready = parameter.written = false;
 }
 
 GradientBuckets::GradientBuckets(Communicator& communicator, const BucketLayout& layout,
@@ -212,16 +223,13 @@ void GradientBuckets::zero() {
   const std::scoped_lock lock(state.mutex);
   state.await_gradients();
   state.begun = false;
-  for (Bucket& bucket : state.buckets) {
-    if (state.transient()) bucket.flat = at::Tensor();  // of a step that broke off
-    (state.transient() ? bucket.piece : bucket.flat).zero_();
-  }
-  for (auto& group : state.parameters)
-    for (Parameter& parameter : group) {
-      const bool view = !state.transient() && parameter.tensor.scalar_type() == at::kFloat;
-      parameter.tensor.mutable_grad() =
-          view ? view_of(state.buckets[parameter.bucket].flat, parameter.place) : at::Tensor();
+  if (state.transient())
+    for (Bucket& bucket : state.buckets) {
+      bucket.flat = at::Tensor();  // of a step that broke off
+      bucket.piece.zero_();
     }
+  for (auto& group : state.parameters)
+    for (Parameter& parameter : group) parameter.tensor.mutable_grad() = at::Tensor();
 }
 
 void GradientBuckets::begin_micro_step(bool last) {

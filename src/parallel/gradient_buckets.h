@@ -21,8 +21,8 @@ namespace surgery {
 ///   optimizer   reduce-scatter into this rank's piece of the bucket, which stays whole memory
 ///   parameters  a bucket's memory is there only from its first gradient until it is scattered, so every
 ///               micro-step communicates, and only the piece is kept
-/// In the first two cases gradients of fp32 parameters are views of the buckets and only the last micro-step
-/// communicates; other gradients are added to the bucket in fp32 and dropped.
+/// In the first two cases gradients of fp32 parameters, once they are there, are views of the buckets and
+/// only the last micro-step communicates; other gradients are added to the bucket in fp32 and dropped.
 /// Results are the same bits for the same number of ranks.
 class GradientBuckets {
  public:

@@ -29,7 +29,8 @@ struct RunSection {
   int64_t threads = 0;          ///< per rank; 0 = cores / local ranks
   std::string resume = "auto";  ///< auto, must, never, or the folder of a finetuning's checkpoint
   double memory_limit_gib = 0;  ///< per rank; 0 = what the machine has
-  double stall_minutes = 0;     ///< without progress of a rank, after which the job is aborted; 0 = never
+  /// Without progress of a rank, after which the job is aborted; 0 = never; "30,finetune=5" by stage.
+  std::string stall_minutes = "0";
 };
 
 struct TrajectorySection {

@@ -14,6 +14,7 @@
 #include "recipe/budget.h"
 #include "recipe/data_section.h"
 #include "recipe/finetune_origin.h"
+#include "recipe/run_control.h"
 
 namespace surgery {
 namespace {
@@ -128,6 +129,10 @@ std::string check_buckets(const std::string& text) {
 
 std::string check_shard_sets(const std::string& text) {
   return fault_of(parse_shard_sets, text);
+}
+
+std::string check_stall_limits(const std::string& text) {
+  return fault_of(parse_stall_limits, text);
 }
 
 std::string check_aspect(const std::string& text) {

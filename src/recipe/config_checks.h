@@ -16,8 +16,9 @@ std::string check_budget(const std::string& text);  ///< FLOPs, share, or BLOCKS
 std::string check_pins(const std::string& text);    ///< "0=1,29=linear", empty = none
 std::string check_increasing(
     const std::string& text);  ///< "400,600": positive integers, increasing; may be empty
-std::string check_buckets(const std::string& text);     ///< "81x480x832,41x480x832"; may be empty
-std::string check_shard_sets(const std::string& text);  ///< "own=1,FOLDER=2"; may be empty
-std::string check_aspect(const std::string& text);      ///< 0, or 1 and more
+std::string check_buckets(const std::string& text);       ///< "81x480x832,41x480x832"; may be empty
+std::string check_shard_sets(const std::string& text);    ///< "own=1,FOLDER=2"; may be empty
+std::string check_stall_limits(const std::string& text);  ///< "30", "30,finetune=5"
+std::string check_aspect(const std::string& text);        ///< 0, or 1 and more
 
 }  // namespace surgery

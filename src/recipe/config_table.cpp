@@ -126,8 +126,9 @@ void add_model_and_run(std::vector<ConfigOption>& table) {
       .add("stall_minutes", &RunSection::stall_minutes, "minutes",
            "without progress of a rank, after which the whole job is aborted (70), each rank telling what it "
            "did; "
-           "more than the longest unit of work takes; 0 = never")
-      .range(0);
+           "more than the longest unit of work takes; 0 = never; stages may have limits of their own: "
+           "30,finetune=5")
+      .check(check_stall_limits);
 }
 
 void add_distillation(std::vector<ConfigOption>& table) {

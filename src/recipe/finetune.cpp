@@ -1,4 +1,6 @@
 // Stage 6: data-parallel finetuning by flow matching (paper, section 3; design: definitions, Finetuning).
+#include <ATen/DeviceAccelerator.h>
+
 #include <cmath>
 
 #include "base/clock.h"
@@ -184,6 +186,11 @@ std::string finetune_fingerprint(Recipe& recipe, const Selection& selection, con
        fmt::format("{} {} {}", without_spaces(f.train), f.ema, f.validation_clips)});
 }
 
+/// The most bytes that LibTorch has held at once on a GPU.
+int64_t peak_device_memory(at::Device device) {
+  return at::accelerator::getDeviceStats(device.index()).reserved_bytes.front().peak;
+}
+
 /// finetune.train with names of this student.
 void check_subset(const std::string& train, const Selection& selection, const Transformer& student) {
   std::vector<std::string> names;
@@ -264,11 +271,12 @@ bool make_finetuning(Recipe& recipe) {
                                 {"tflops_per_second", trainer.work().student() / step_seconds / 1e12},
                                 {"attention_share", trainer.work().attention / trainer.work().student()},
                                 {"teacher_tflops_per_second", trainer.work().teacher / step_seconds / 1e12}};
-    const nlohmann::ordered_json own{{"exposed_communication_seconds", trainer.engine().exposed_seconds()},
-                                     {"communication_seconds", trainer.engine().communication_seconds()},
-                                     {"data_seconds", trainer.data_seconds()},
-                                     {"checkpoint_seconds", writer.exposed_seconds()},
-                                     {"peak_memory_bytes", peak_memory()}};
+    nlohmann::ordered_json own{{"exposed_communication_seconds", trainer.engine().exposed_seconds()},
+                               {"communication_seconds", trainer.engine().communication_seconds()},
+                               {"data_seconds", trainer.data_seconds()},
+                               {"checkpoint_seconds", writer.exposed_seconds()},
+                               {"peak_memory_bytes", peak_memory()}};
+    if (!recipe.device.is_cpu()) own["peak_device_memory_bytes"] = peak_device_memory(recipe.device);
     line.update(own);
     if (f.validation_clips > 0 && f.validate_every > 0 && (at % f.validate_every == 0 || at == f.iterations))
       line["validation_loss"] = trainer.validate();

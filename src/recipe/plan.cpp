@@ -33,6 +33,9 @@ void add_time(PlanStage& stage, const PlanMachine& machine) {
 double PlanStage::memory_bytes() const {
   return sum(memory, &PlanTerm::bytes);
 }
+double PlanStage::host_memory_bytes() const {
+  return sum(host_memory, &PlanTerm::bytes);
+}
 double PlanStage::disk_bytes() const {
   return sum(disk, &PlanTerm::bytes);
 }

@@ -34,6 +34,7 @@ struct PlanMachine {
   double flops_per_second = 0;  ///< sustained, of one rank
   std::string rate_origin;      ///< "stated", or how it was measured
   double memory_bytes = 0;      ///< of one rank (of its device); 0 = unknown, nothing is refused
+  double host_bytes = 0;        ///< of one rank on its host, where it computes on a GPU; 0 = unknown
   double disk_bytes = 0;        ///< free where the run will lie; 0 = unknown
 };
 
@@ -49,10 +50,12 @@ struct PlanStage {
   std::optional<StageStatus> found = {};  ///< what is on disk; none where the recipe needs no such stage
   double flops = 0;                       ///< over all ranks
   double seconds = 0, device_hours = 0;
-  std::vector<PlanTerm> memory = {};  ///< of one rank, while the stage runs
-  std::vector<PlanTerm> disk = {};    ///< what it leaves
-  std::vector<int64_t> clip = {};     ///< frames, height, width of what it works on; empty: on no clips
+  std::vector<PlanTerm> memory = {};       ///< of one rank (on its device), while the stage runs
+  std::vector<PlanTerm> host_memory = {};  ///< of one rank on its host, beside its GPU
+  std::vector<PlanTerm> disk = {};         ///< what it leaves
+  std::vector<int64_t> clip = {};          ///< frames, height, width of what it works on; empty: on no clips
   double memory_bytes() const;
+  double host_memory_bytes() const;
   double disk_bytes() const;
   double left() const;  ///< share that is yet to be made, told by `found`; 1 where it was not looked for
 };

@@ -14,6 +14,13 @@ const PlanTerm& largest(const std::vector<PlanTerm>& terms) {
   return *std::ranges::max_element(terms, {}, &PlanTerm::bytes);
 }
 
+/// By how many bytes a stage exceeds what a rank has, on its device and on its host.
+double excess(const PlanStage& stage, const PlanMachine& machine) {
+  const auto beyond = [](double bytes, double there) { return there > 0 ? std::max(0.0, bytes - there) : 0; };
+  return beyond(stage.memory_bytes(), machine.memory_bytes) +
+         beyond(stage.host_memory_bytes(), machine.host_bytes);
+}
+
 /// An option that makes a stage smaller, and values to try: the least change first, memory falls.
 struct Remedy {
   std::string key;
@@ -67,6 +74,11 @@ Remedy recomputing(const FinetuneSection& finetune, int64_t blocks) {
   return remedy;
 }
 
+Remedy other_optimizer_device(const Config& config) {
+  if (config.model.device != "cuda") return {"", {}};
+  return {"finetune.optimizer_device", {config.finetune.optimizer_device == "host" ? "model" : "host"}};
+}
+
 /// What costs the result least comes first, shorter clips last.
 std::vector<Remedy> stage_remedies(const PlanStage& stage, const Config& config, const Plan& plan) {
   if (stage.name == "trajectories" || stage.name == "generate")
@@ -88,7 +100,7 @@ std::vector<Remedy> stage_remedies(const PlanStage& stage, const Config& config,
             sharing(config, plan.machine.ranks),
             micro,
             recomputing(config.finetune, plan.model.transformer.num_layers),
-            config.model.device == "cuda" ? Remedy{"finetune.optimizer_device", {"host"}} : Remedy{"", {}},
+            other_optimizer_device(config),
             {"finetune.precision", {"bf16-diffusers"}},
             smaller_clips(config.data, "frames", stage.clip.front(), 4)};
   }
@@ -118,8 +130,7 @@ PlanStage with_option(const std::string& stage, Config& config, const Plan& plan
 /// The first of a remedy's values with which the stage fits; none does: empty.
 std::string fitting_value(const PlanStage& stage, Config& config, const Plan& plan, const Remedy& remedy) {
   const auto value = std::ranges::partition_point(remedy.values, [&](const std::string& tried) {
-    return with_option(stage.name, config, plan, remedy.key, tried).memory_bytes() >
-           plan.machine.memory_bytes;
+    return excess(with_option(stage.name, config, plan, remedy.key, tried), plan.machine) > 0;
   });
   return value == remedy.values.end() ? "" : *value;
 }
@@ -148,15 +159,16 @@ std::string what_would_fit(const PlanStage& stage, Config config, const Plan& pl
       return it_fits(stage, alone, plan, "", remedy, value);
   }
   std::string options;
-  double before = stage.memory_bytes();
+  double before = excess(stage, plan.machine);
   for (const Remedy& remedy : all) {
     if (remedy.values.empty()) continue;
     const std::string kept = get_option(config, *find_option(remedy.key));
     if (const std::string value = fitting_value(stage, config, plan, remedy); !value.empty())
       return it_fits(stage, config, plan, options, remedy, value);
-    const PlanStage changed = with_option(stage.name, config, plan, remedy.key, remedy.values.back());
-    if (changed.memory_bytes() < before) {
-      before = changed.memory_bytes();
+    const double now =
+        excess(with_option(stage.name, config, plan, remedy.key, remedy.values.back()), plan.machine);
+    if (now < before) {
+      before = now;
       options += fmt::format(" --{}={}", remedy.key, remedy.values.back());
     } else {
       set_option(config, *find_option(remedy.key), kept);
@@ -168,9 +180,12 @@ std::string what_would_fit(const PlanStage& stage, Config config, const Plan& pl
 }
 
 std::string memory_fault(const PlanStage& stage, const Plan& plan, const Config& config) {
-  const PlanTerm& term = largest(stage.memory);
-  return fmt::format("{} needs {} of memory a rank, {} are there; the largest term: {}, {}; {}", stage.name,
-                     bytes_text(stage.memory_bytes()), bytes_text(plan.machine.memory_bytes), term.name,
+  const bool of_host = stage.memory_bytes() <= plan.machine.memory_bytes || plan.machine.memory_bytes == 0;
+  const PlanTerm& term = largest(of_host ? stage.host_memory : stage.memory);
+  return fmt::format("{} needs {} of {} a rank, {} are there; the largest term: {}, {}; {}", stage.name,
+                     bytes_text(of_host ? stage.host_memory_bytes() : stage.memory_bytes()),
+                     of_host ? "the host's memory" : "memory",
+                     bytes_text(of_host ? plan.machine.host_bytes : plan.machine.memory_bytes), term.name,
                      bytes_text(term.bytes), what_would_fit(stage, config, plan));
 }
 
@@ -192,8 +207,7 @@ std::vector<std::string> plan_faults(const Plan& plan, const Config& config) {
   const PlanMachine& machine = plan.machine;
   if (const std::string fault = batch_fault(config, machine.ranks); !fault.empty()) faults.push_back(fault);
   for (const PlanStage& stage : plan.stages)
-    if (machine.memory_bytes > 0 && stage.units > 0 && stage.left() > 0 &&
-        stage.memory_bytes() > machine.memory_bytes)
+    if (stage.units > 0 && stage.left() > 0 && excess(stage, machine) > 0)
       faults.push_back(memory_fault(stage, plan, config));
   if (machine.disk_bytes > 0 && plan.disk_bytes_left() > machine.disk_bytes)
     faults.push_back(disk_fault(plan));

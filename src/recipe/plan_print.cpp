@@ -1,6 +1,7 @@
 // A plan as text and as JSON.
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "recipe/component_cost.h"
@@ -82,6 +83,10 @@ std::string plan_text(const Plan& plan) {
   text += "\nmemory of one rank\n";
   for (const PlanStage& stage : plan.stages)
     add_terms(text, clip_text(stage), stage, stage.memory, stage.memory_bytes());
+  const auto on_host = [](const PlanStage& stage) { return !stage.host_memory.empty(); };
+  if (std::ranges::any_of(plan.stages, on_host)) text += "\nmemory of one rank on its host, beside its GPU\n";
+  for (const PlanStage& stage : plan.stages)
+    add_terms(text, "", stage, stage.host_memory, stage.host_memory_bytes());
   text += "\ndisk\n";
   for (const PlanStage& stage : plan.stages) add_terms(text, "", stage, stage.disk, stage.disk_bytes());
   text += "\n";
@@ -118,6 +123,8 @@ nlohmann::ordered_json plan_json(const Plan& plan) {
                                {"device_hours", stage.device_hours},
                                {"memory_bytes", stage.memory_bytes()},
                                {"memory", terms_json(stage.memory)},
+                               {"host_memory_bytes", stage.host_memory_bytes()},
+                               {"host_memory", terms_json(stage.host_memory)},
                                {"disk_bytes", stage.disk_bytes()},
                                {"disk", terms_json(stage.disk)}};
     if (stage.found) one["exists"] = stage.found->exists;

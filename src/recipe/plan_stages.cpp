@@ -403,21 +403,18 @@ PlanStage StagePlanner::finetune() const {
     stage.memory.push_back({fmt::format("student's weights, {}", f.precision), weights});
     stage.memory.push_back({"gradients, fp32", fp32 * parameters});
   }
-  if (f.optimizer_device == "host" && config_.model.device == "cuda") {
-    const double kept = state * share;
-    const double copied = saves_behind(f) ? state / double(ranks_) : 0;
-    notes_.push_back(fmt::format(
-        "finetuning takes {} of the host's memory for every rank on it: masters, moments and averages, and "
-        "their copy while it is written",
-        bytes_text(kept + copied)));
+  const bool gpu = config_.model.device == "cuda";
+  if (f.optimizer_device == "host" && gpu) {
+    stage.host_memory.push_back({"masters, moments and averages, fp32" + of_all, state * share});
   } else {
     if (masters > 0) stage.memory.push_back({"master weights, fp32" + of_all, masters * share});
     stage.memory.push_back({"AdamW's moments, fp32" + of_all, 2 * fp32 * parameters * share});
     if (averages > 0) stage.memory.push_back({"averaged weights, fp32" + of_all, averages * share});
   }
-  if (saves_behind(f) && config_.model.device != "cuda")
-    stage.memory.push_back(
-        {"copy of the training state while it is written (finetune.save_behind)", state / double(ranks_)});
+  if (saves_behind(f))
+    (gpu ? stage.host_memory : stage.memory)
+        .push_back({"copy of the training state while it is written (finetune.save_behind)",
+                    state / double(ranks_)});
   // Of a 16-bit block the norms and gated sums keep fp32 copies.
   const double tokens = double(f.micro_batch) * double(g.tokens);
   const double kept =

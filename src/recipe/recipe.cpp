@@ -91,7 +91,7 @@ Recipe::Recipe(Session& session_, Config config_, std::string config_text)
     if (!std::filesystem::exists(run.config())) keep_config();
   }
   session.world().barrier();
-  if (config.run.stall_minutes > 0) watchdog_ = std::make_unique<Watchdog>(session);
+  if (parse_stall_limits(config.run.stall_minutes).any()) watchdog_ = std::make_unique<Watchdog>(session);
 }
 
 const TransformerConfig& Recipe::teacher_config() {
@@ -306,7 +306,9 @@ void Recipe::make_folder(const std::filesystem::path& folder) const {
 
 StageTimer::StageTimer(const Recipe& recipe, std::string stage, bool looks)
     : recipe_(recipe), stage_(std::move(stage)), looks_(looks), start_(steady_seconds()) {
-  if (recipe_.watchdog_) recipe_.watchdog_->enter(stage_, 60 * recipe_.config.run.stall_minutes);
+  if (!recipe_.watchdog_) return;
+  const std::string name = stage_.substr(0, stage_.find(' '));  // of "generate teacher" the first
+  recipe_.watchdog_->enter(stage_, parse_stall_limits(recipe_.config.run.stall_minutes).seconds(name));
 }
 
 StageTimer::~StageTimer() {

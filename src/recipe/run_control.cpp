@@ -1,8 +1,15 @@
 #include "recipe/run_control.h"
 
-#include <algorithm>
-#include <cstdlib>
+#include <fmt/ranges.h>
 
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdlib>
+#include <set>
+#include <string_view>
+
+#include "base/errors.h"
 #include "base/log.h"
 #include "base/signals.h"
 #include "base/text.h"
@@ -52,6 +59,36 @@ void RunControl::saved() {
     log_warning("{}: cannot be removed ({}): it asks for no further checkpoint", save_file_.string(),
                 error.message());
   }
+}
+
+double StallLimits::seconds(const std::string& stage) const {
+  const auto own = by_stage.find(stage);
+  return 60 * (own == by_stage.end() ? minutes : own->second);
+}
+
+bool StallLimits::any() const {
+  return minutes > 0 || std::ranges::any_of(by_stage, [](const auto& limit) { return limit.second > 0; });
+}
+
+StallLimits parse_stall_limits(std::string_view text) {
+  constexpr std::array<std::string_view, 10> kStages{"trajectories", "distill",  "tables", "select",
+                                                     "encode",       "finetune", "model",  "generate",
+                                                     "evaluate",     "report"};
+  StallLimits limits;
+  std::set<std::string> seen;
+  for (const std::string& part : split(without_spaces(text), ',')) {
+    const size_t equal = part.find('=');
+    const std::string stage = equal == std::string::npos ? "" : part.substr(0, equal);
+    const double minutes =
+        parse_number<double>(std::string_view(part).substr(stage.empty() ? 0 : equal + 1)).value_or(-1);
+    if (!(minutes >= 0) || !std::isfinite(minutes))
+      fail_usage("'{}' is no limit: MINUTES, or STAGE=MINUTES, as in 30,finetune=5", part);
+    if (!stage.empty() && std::ranges::find(kStages, std::string_view(stage)) == kStages.end())
+      fail_usage("'{}' names no stage: {}", part, fmt::join(kStages, ", "));
+    if (!seen.insert(stage).second) fail_usage("'{}' is a second limit of the same stages", part);
+    (stage.empty() ? limits.minutes : limits.by_stage[stage]) = minutes;
+  }
+  return limits;
 }
 
 std::optional<double> stop_time(double now, const char* job_end) {

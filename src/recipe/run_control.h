@@ -1,8 +1,11 @@
 #pragma once
 #include <chrono>
 #include <filesystem>
+#include <map>
 #include <mutex>
 #include <optional>
+#include <string>
+#include <string_view>
 
 namespace surgery {
 
@@ -25,6 +28,16 @@ class RunControl {
   std::optional<std::chrono::steady_clock::time_point> looked_;
   bool told_ = false, save_ = false, granted_ = false;
 };
+
+/// run.stall_minutes: how long a rank may show no progress, in minutes; 0 = as long as it likes.
+struct StallLimits {
+  double minutes = 0;                        ///< of stages without a limit of their own
+  std::map<std::string, double> by_stage{};  ///< "finetune"
+  double seconds(const std::string& stage) const;
+  bool any() const;
+};
+/// "30", "30,finetune=5". Error{usage}.
+StallLimits parse_stall_limits(std::string_view text);
 
 /// When to stop, in seconds since 1970, so that a job that begins now and ends at `job_end`
 /// (SLURM_JOB_END_TIME's text, of the same clock) commits what it has: five minutes before, of a short job

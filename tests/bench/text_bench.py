@@ -4,7 +4,7 @@
     SURGERY_BINARY=build/release/bin/surgery PYTHON tests/bench/text_bench.py [--threads N] [--rounds N] [--json]
 
 The same random weights, tokens and number of threads; every round runs one program after the other, each in a process of
-its own, and each measures its second forward, the first having read the file. Medians of the rounds; memory is the largest
+its own, and each measures forwards after the first, which reads the file. Medians of all rounds' forwards; memory is the largest
 resident set of a process, mapped weights included.
 """
 import argparse
@@ -28,6 +28,7 @@ CASES = {
     "padded to 512": (512, [100]),
     "two of 512": (512, [512, 300]),
 }
+REPEATS = 5
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -39,14 +40,17 @@ def tokens(length, counts):
 
 
 def reference(folder, precision):
-    """Child process: seconds of a second forward to standard output."""
+    """Child process: seconds of forwards after the first to standard output."""
     model = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=DTYPES[precision]).eval()
     inputs = load_file(folder / "input.safetensors")
     with torch.no_grad():
         output = model(**inputs).last_hidden_state
-        start = time.perf_counter()
-        model(**inputs)
-        print(json.dumps({"seconds": [time.perf_counter() - start]}))
+        seconds = []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            model(**inputs)
+            seconds.append(time.perf_counter() - start)
+        print(json.dumps({"seconds": seconds}))
     save_file({"last_hidden_state": output}, folder / "reference.safetensors")
 
 
@@ -59,7 +63,7 @@ def measured(command, threads):
         child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
         sys.exit(f"{command[0]} failed")
-    return json.loads(printed.splitlines()[-1])["seconds"][0], usage.ru_maxrss / 2**20
+    return json.loads(printed.splitlines()[-1])["seconds"], usage.ru_maxrss / 2**20
 
 
 def measure(binary, folder, case, precision, threads, rounds):
@@ -67,12 +71,12 @@ def measure(binary, folder, case, precision, threads, rounds):
     inputs = tokens(length, counts)
     save_file(inputs, folder / "input.safetensors")
     ours = [binary, "forward", "--model", folder, "--component", "text", "--input", folder / "input.safetensors", "--output",
-            folder / "ours.safetensors", "--precision", precision, "--repeat", "1", f"--run.threads={threads}"]
+            folder / "ours.safetensors", "--precision", precision, "--repeat", REPEATS, f"--run.threads={threads}"]
     theirs = [sys.executable, __file__, "--reference", folder, "--precision", precision]
     pairs = [(measured(ours, threads), measured(theirs, threads)) for _ in range(rounds)]
     mine, other = (load_file(folder / f"{name}.safetensors")["last_hidden_state"].double() for name in ("ours", "reference"))
     real = inputs["attention_mask"].bool()
-    seconds = [statistics.median(pair[side][0] for pair in pairs) for side in (0, 1)]
+    seconds = [statistics.median(second for pair in pairs for second in pair[side][0]) for side in (0, 1)]
     memory = [max(pair[side][1] for pair in pairs) for side in (0, 1)]
     return dict(case=case, precision=precision, threads=threads, ours=seconds[0], transformers=seconds[1],
                 ratio=seconds[1] / seconds[0], ours_gib=memory[0], transformers_gib=memory[1],

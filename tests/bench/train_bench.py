@@ -4,8 +4,9 @@
     SURGERY_BINARY=build/release/bin/surgery PYTHON tests/bench/train_bench.py [--ranks N] [--rounds N] [--steps N]
 
 Both train a Wan transformer of 8 blocks of width 512 (fp32, random weights) by AdamW on random latents of 1,000 tokens, one
-clip a rank and step, gradients clipped to norm 1; DDP trains diffusers' model as its users do. Programs run in turn; figures
-are medians of the steps, over the rounds. Prints a JSON list of rows, as `surgery bench train` reads it.
+clip a rank and step, gradients clipped to norm 1; DDP trains diffusers' model as its users do. Without sharding and DDP run in
+turn, each in processes of its own; then every sharding in turn within the same processes. Figures are medians of the steps,
+over the rounds. Prints a JSON list of rows, as `surgery bench train` reads it.
 """
 import argparse
 import json
@@ -59,13 +60,12 @@ def measured_peer(options, place):
     return statistics.median(json.loads((place / "seconds.json").read_text()))
 
 
-def measured_ours(options, place):
+def measured_ours(options, place, sharding):
     binary = os.environ.get("SURGERY_BINARY", "build/release/bin/surgery")
     command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", options.ranks, binary, "bench",
                "finetune", "--json", f"--model.config={place}", "--run.threads=1", "--clip=17x160x320", "--clips",
-               options.ranks, "--repetitions", options.steps, "--folder", place]
-    found = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True,
-                           env={**os.environ, "OMPI_MCA_btl_vader_single_copy_mechanism": "none"})
+               options.ranks, "--repetitions", options.steps, "--folder", place, "--sharding", sharding]
+    found = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(found.stdout)["finetune"]["rows"]
 
 
@@ -92,13 +92,14 @@ def main():
         place = pathlib.Path(name)
         (place / "transformer").mkdir()
         (place / "transformer/config.json").write_text(json.dumps(CONFIG))
-        ours, theirs = [], []
+        ours, theirs, shardings = [], [], []
         for _ in range(options.rounds):
-            ours.append(measured_ours(options, place))
+            ours.append(measured_ours(options, place, "none"))
             theirs.append(measured_peer(options, place))
+            shardings.append(measured_ours(options, place, "all"))
     rows = median_rows(ours)
     rows[0].update(peer="DistributedDataParallel, gloo, diffusers' model", peer_seconds=statistics.median(theirs), goal=1.0)
-    print(json.dumps(rows, indent=1))
+    print(json.dumps(rows + median_rows(shardings)[1:3], indent=1))
 
 
 if __name__ == "__main__":

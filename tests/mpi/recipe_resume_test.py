@@ -329,10 +329,11 @@ def test_stop_signal_commits_and_continues(undisturbed, tmp_path):
     assert hashes(directory, IDENTICAL) == hashes(undisturbed, IDENTICAL)
 
 
-@pytest.mark.parametrize("pattern", ["cache/trajectory-*.h5", "finetune/step-000003/manifest.json"])
-def test_a_job_with_a_hanging_rank_is_aborted_and_continues(undisturbed, tmp_path, pattern):
+@pytest.mark.parametrize("pattern,minutes", [("cache/trajectory-*.h5", "0.1"),
+                                             ("finetune/step-000003/manifest.json", "0,finetune=0.1")])
+def test_a_job_with_a_hanging_rank_is_aborted_and_continues(undisturbed, tmp_path, pattern, minutes):
     directory = tmp_path / "run"
-    process = subprocess.Popen(command(directory, 2, "--run.stall_minutes=0.1"), env=environment(),
+    process = subprocess.Popen(command(directory, 2, f"--run.stall_minutes={minutes}"), env=environment(),
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.time() + 300
     while not list(directory.glob(pattern)):

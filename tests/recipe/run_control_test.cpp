@@ -5,6 +5,7 @@
 #include <chrono>
 #include <fstream>
 
+#include "base/errors.h"
 #include "base/signals.h"
 
 namespace surgery {
@@ -59,6 +60,21 @@ TEST(StopTime, IsFiveMinutesBeforeTheEndOrATenthOfAShortJob) {
   EXPECT_FALSE(stop_time(1000, nullptr).has_value());
   EXPECT_FALSE(stop_time(1000, "tomorrow").has_value());
   EXPECT_FALSE(stop_time(1000, "900").has_value()) << "an end that is past says nothing";
+}
+
+TEST(StallLimits, HoldForAllStagesOrForOne) {
+  EXPECT_FALSE(parse_stall_limits("0").any());
+  EXPECT_EQ(parse_stall_limits("0.5").seconds("finetune"), 30);
+  const StallLimits limits = parse_stall_limits("30, finetune=5,encode=0");
+  EXPECT_EQ(limits.seconds("distill"), 1800);
+  EXPECT_EQ(limits.seconds("finetune"), 300);
+  EXPECT_EQ(limits.seconds("encode"), 0) << "as long as it likes";
+  const StallLimits one = parse_stall_limits("finetune=5");
+  EXPECT_TRUE(one.any());
+  EXPECT_EQ(one.seconds("encode"), 0);
+  for (const char* wrong : {"", "-1", "nan", "inf", "30,", "30,40", "finetune=", "=5",
+                            "finetune=5,finetune=6", "finetune=x", "finetuning=5"})
+    EXPECT_THROW(parse_stall_limits(wrong), Error) << wrong;
 }
 
 }  // namespace
