@@ -57,15 +57,23 @@ int64_t longest_text(const at::Tensor& attention_mask) {
   return columns[-1].item<int64_t>() + 1;
 }
 
-/// Bucket of each distance key - query, [length, length] int64 on the host.
+/// Bucket of each distance key - query from 1 - length to length - 1, int64 [2 length - 1] on the host.
 at::Tensor relative_buckets(int64_t length, const TextEncoderConfig& config) {
-  at::Tensor buckets = at::empty({length, length}, at::kLong);
-  auto row = buckets.accessor<int64_t, 2>();
-  for (int64_t query = 0; query < length; ++query)
-    for (int64_t key = 0; key < length; ++key)
-      row[query][key] = relative_position_bucket(key - query, config.relative_attention_num_buckets,
-                                                 config.relative_attention_max_distance);
+  at::Tensor buckets = at::empty({2 * length - 1}, at::kLong);
+  auto bucket = buckets.accessor<int64_t, 1>();
+  for (int64_t i = 0; i < buckets.numel(); ++i)
+    bucket[i] = relative_position_bucket(i - (length - 1), config.relative_attention_num_buckets,
+                                         config.relative_attention_max_distance);
   return buckets;
+}
+
+/// The bias of every query and key [1, heads, length, length] from a table [buckets, heads]. The distances of
+/// a query's keys follow one another, and the query before begins one further: from the last query on they
+/// are views of one row.
+at::Tensor relative_bias(const at::Tensor& table, const at::Tensor& buckets) {
+  const at::Tensor by_distance = at::embedding(table, buckets).t().contiguous();  // [heads, 2 length - 1]
+  const int64_t heads = by_distance.size(0), distances = by_distance.size(1), length = (distances + 1) / 2;
+  return by_distance.as_strided({1, heads, length, length}, {0, distances, 1, 1}).flip(2);
 }
 
 }  // namespace
@@ -167,7 +175,9 @@ at::Tensor TextEncoder::forward(const at::Tensor& padded_ids, const at::Tensor& 
                    attention_mask = padded_mask.slice(1, 0, length);
   const at::Tensor &embedding = parameters_.at(kEmbedding), &norm = parameters_.at(kFinalNorm);
   const at::Tensor buckets = relative_buckets(length, config_).to(norm.device());
-  const at::Tensor masked = (attention_mask.to(norm.device()) == 0).reshape({batch, 1, 1, length});
+  at::Tensor masked;  // where a text is shorter than the longest
+  if (!attention_mask.all().item<bool>())
+    masked = (attention_mask.to(norm.device()) == 0).reshape({batch, 1, 1, length});
   const auto heads =
       [&](const at::Tensor& x) {  // [batch, length, heads * d_kv] -> [batch, heads, length, d_kv]
         return x.view({batch, length, config_.num_heads, config_.d_kv}).transpose(1, 2);
@@ -185,14 +195,12 @@ at::Tensor TextEncoder::forward(const at::Tensor& padded_ids, const at::Tensor& 
     const at::Tensor v = heads(at::linear(a, weight(0, "SelfAttention.v")));
     // umT5 does not scale by 1/sqrt(d_kv), and every layer has a bias table of its own (T5 shares the first
     // one's).
-    const at::Tensor bias = at::embedding(weight(0, "SelfAttention.relative_attention_bias"), buckets)
-                                .permute({2, 0, 1})
-                                .unsqueeze(0);
+    const at::Tensor bias = relative_bias(weight(0, "SelfAttention.relative_attention_bias"), buckets);
     // The scores stay in fp32 up to the softmax, as in transformers' fused attention: rounded to bf16
     // first they make the error of two layers 1.3 times as large. In place: at the full size every copy of
     // them is 64 MiB a prompt.
     at::Tensor scores = at::matmul(q.to(at::kFloat), k.transpose(-1, -2).to(at::kFloat)).add_(bias);
-    scores.masked_fill_(masked, std::numeric_limits<float>::lowest());
+    if (masked.defined()) scores.masked_fill_(masked, std::numeric_limits<float>::lowest());
     const at::Tensor mixed = at::matmul(at::softmax(scores, -1).to(v.scalar_type()), v);
     x = x + at::linear(mixed.transpose(1, 2).reshape({batch, length, -1}), weight(0, "SelfAttention.o"));
     a = rms_norm(x, weight(1, "layer_norm"), config_.layer_norm_epsilon);
