@@ -156,7 +156,9 @@ Json inspect_web_shard(const std::filesystem::path& path) {
   const WebShard shard(path);
   Json keys = Json::array();
   for (int64_t i = 0; i < std::min<int64_t>(shard.size(), kShown); ++i) keys.push_back(shard.key(i));
-  return {{"kind", "webdataset"}, {"samples", shard.size()}, {"first_keys", keys}};
+  Json result{{"kind", "webdataset"}, {"samples", shard.size()}, {"first_keys", keys}};
+  if (!shard.fault().empty()) result["damaged"] = shard.fault();
+  return result;
 }
 
 Json inspect_json(const std::filesystem::path& path, char first) {

@@ -63,7 +63,7 @@ struct VideoMember {
   std::span<const std::byte> bytes;
 };
 
-std::vector<VideoMember> videos_of(std::span<const std::byte> archive, const fs::path& tar) {
+std::vector<VideoMember> videos_of(const std::vector<TarEntry>& entries) {
   std::vector<VideoMember> videos;
   std::string key, caption;
   const auto finish = [&] {  // neighbours of one key are one sample, whatever their order
@@ -71,7 +71,7 @@ std::vector<VideoMember> videos_of(std::span<const std::byte> archive, const fs:
       video->caption = caption;
     caption.clear();
   };
-  for (const TarEntry& entry : read_tar(archive, tar.string())) {
+  for (const TarEntry& entry : entries) {
     const MemberName member(entry.name);
     if (member.key != key) finish();
     key = member.key;
@@ -102,14 +102,17 @@ void unpack(const VideoMember& video, const fs::path& tar, const fs::path& folde
 bool holds_videos(const fs::path& place) {
   if (!is_web_dataset(place)) return false;
   try {
-    const auto file = MappedFile::open(list_web_shards(place).front());
-    bool videos = false;
-    for (const TarEntry& entry : read_tar(file->bytes(), place.string())) {
-      const MemberName member(entry.name);
-      if (member.is_latent()) return false;
-      videos = videos || member.is_video();
+    for (const fs::path& tar : list_web_shards(place)) {
+      const auto file = MappedFile::open(tar);
+      bool videos = false;
+      for (const TarEntry& entry : read_tar_before_fault(file->bytes(), tar.string()).entries) {
+        const MemberName member(entry.name);
+        if (member.is_latent()) return false;
+        videos = videos || member.is_video();
+      }
+      if (videos) return true;
     }
-    return videos;
+    return false;
   } catch (const Error&) {
     return false;  // whoever reads it for latents tells what is wrong
   }
@@ -120,14 +123,18 @@ bool holds_latents(const fs::path& place) {
 }
 
 fs::path unpack_video_tars(const fs::path& place, const fs::path& folder,
-                           const std::function<bool(int64_t)>& mine, bool annotate) {
+                           const std::function<bool(int64_t)>& mine, bool annotate,
+                           std::vector<RejectedRecord>& rejected) {
   const std::vector<fs::path> tars = list_web_shards(place);
   Json annotation = Json::array();
   for (size_t i = 0; i < tars.size(); ++i) {
     if (!annotate && !mine(static_cast<int64_t>(i))) continue;
     const fs::path shard = tars[i].stem();
     const auto file = MappedFile::open(tars[i]);
-    for (const VideoMember& video : videos_of(file->bytes(), tars[i])) {
+    const TarRead tar = read_tar_before_fault(file->bytes(), tars[i].string());
+    if (annotate && !tar.fault.empty())
+      rejected.push_back({.where = tars[i].filename().string(), .reason = tar.fault, .kind = "bad shard"});
+    for (const VideoMember& video : videos_of(tar.entries)) {
       if (mine(static_cast<int64_t>(i))) unpack(video, tars[i], folder / shard);
       if (!annotate) continue;
       Json record{{"path", (shard / video.name).string()}};
@@ -136,7 +143,8 @@ fs::path unpack_video_tars(const fs::path& place, const fs::path& folder,
     }
   }
   if (annotate) {
-    VALIDATE(!annotation.empty(), "{}: its tar shards hold no video: check data.videos", place.string());
+    VALIDATE(!annotation.empty(), "{}: its tar shards hold no video{}: check data.videos", place.string(),
+             rejected.empty() ? "" : fmt::format(" ({})", rejected.front().reason));
     write_file(folder / "tars.json", annotation.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
     write_file(folder / "data.txt", ",tars.json\n");
   }

@@ -67,11 +67,14 @@ struct WebShard::State {
   fs::path path;
   std::shared_ptr<const MappedFile> file;
   std::vector<Members> samples;
+  std::string fault;
 
   void read_members() {
     bool videos = false;
     std::vector<Members> groups;
-    for (const TarEntry& entry : read_tar(file->bytes(), path.string())) {
+    TarRead tar = read_tar_before_fault(file->bytes(), path.string());
+    fault = std::move(tar.fault);
+    for (const TarEntry& entry : tar.entries) {
       const size_t base = entry.name.rfind('/') + 1;  // 0 where there is no folder
       const size_t dot = std::min(entry.name.find('.', base), entry.name.size());
       const std::string key = entry.name.substr(0, dot);
@@ -95,7 +98,7 @@ struct WebShard::State {
              "{}: holds videos, not latents (a set is of one or the other, which its first shard decides): "
              "keep the two in folders of their own",
              path.string());
-    VALIDATE(latents,
+    VALIDATE(latents || !fault.empty(),
              "{}: holds no sample (members KEY.latent.pt, KEY.embed.pt, KEY.prompt.txt): check its source",
              path.string());
   }
@@ -117,6 +120,9 @@ WebShard::WebShard(WebShard&&) noexcept = default;
 
 int64_t WebShard::size() const {
   return std::ssize(state_->samples);
+}
+const std::string& WebShard::fault() const {
+  return state_->fault;
 }
 const std::string& WebShard::key(int64_t index) const {
   return state_->samples.at(static_cast<size_t>(index)).key;
@@ -211,6 +217,9 @@ EncodeResult read_web_shard(const WebPlan& web, const LatentSpace& space,
       result.rejected.push_back({.where = tar.id(i), .reason = error.what(), .kind = "bad sample"});
     }
   }
+  if (web.samples == 0 && !tar.fault().empty())
+    result.rejected.push_back(
+        {.where = web.tar.filename().string(), .reason = tar.fault(), .kind = "bad shard"});
   const double evidence = statistics.raw_evidence(space);
   VALIDATE(
       evidence < kRawEvidence,

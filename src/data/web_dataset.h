@@ -27,11 +27,13 @@ std::vector<std::filesystem::path> list_web_shards(const std::filesystem::path& 
 /// (Source: webdataset's key rule; rCM's build_synthetic_dataset.py.)
 class WebShard {
  public:
-  /// Reads the headers alone. Error{io}; Error{data} for a damaged archive, or one without such samples.
+  /// Reads the headers alone. Of a damaged archive the samples before the fault are there. Error{io};
+  /// Error{data} for a whole one without such samples, and one of videos.
   explicit WebShard(const std::filesystem::path& path);
   ~WebShard();
   WebShard(WebShard&&) noexcept;
   int64_t size() const;
+  const std::string& fault() const;  ///< what is wrong with the archive behind its samples; empty: nothing
   const std::string& key(int64_t index) const;
   std::string id(int64_t index) const;  ///< "shard_000003.tar/000000768"
 
@@ -59,8 +61,8 @@ struct WebPlan {
 std::vector<WebPlan> plan_web_shards(const std::filesystem::path& place, int64_t count);
 
 /// Goes through the samples of one tar shard: `take` is given those that can be used, the others are in the
-/// result with their reasons. Error{data} where the latents as a whole are a VAE's output that was not
-/// normalised (latent_statistics.h). `stop` is asked between samples.
+/// result with their reasons, a damaged archive as a whole too. Error{data} where the latents as a whole are
+/// a VAE's output that was not normalised (latent_statistics.h). `stop` is asked between samples.
 EncodeResult read_web_shard(const WebPlan& web, const LatentSpace& space,
                             const std::function<void(LatentSample)>& take,
                             const std::function<bool()>& stop = {});

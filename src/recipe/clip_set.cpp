@@ -109,6 +109,7 @@ void tell_drops(const DropTally& drops, const std::filesystem::path& rejects) {
 }  // namespace
 
 std::optional<ClipSet> choose_clips(Recipe& recipe, const std::filesystem::path& listing,
+                                    const std::vector<RejectedRecord>& lost,
                                     const std::filesystem::path& rejects_path) {
   const DataSection& d = recipe.config.data;
   const auto rules = std::make_shared<const ClipRules>(clip_rules(d));
@@ -122,6 +123,7 @@ std::optional<ClipSet> choose_clips(Recipe& recipe, const std::filesystem::path&
   std::vector<size_t> places;           // theirs among the clips
   std::string chosen;
   Rejects rejects(rejects_path, recipe.session.rank() == 0);
+  for (const RejectedRecord& record : lost) rejects.add(record);
   const auto take = [&](ManifestRecord record, const ClipVerdict& verdict) {
     chosen += subset_line(record.id, record.cut);
     set.clips.push_back(verdict.certain ? encode_clip(record, rules, verdict, captions) : EncodeClip{});

@@ -22,7 +22,7 @@ namespace {
 
 // The annotation listing; the shapes set is written out as mp4 first, and videos in tar shards are unpacked,
 // and then read like any other.
-std::filesystem::path listing(Recipe& recipe) {
+std::filesystem::path listing(Recipe& recipe, std::vector<RejectedRecord>& lost) {
   const DataSection& d = recipe.config.data;
   const auto mine = [&](int64_t i) { return i % recipe.session.size() == recipe.session.rank(); };
   const bool first = recipe.session.rank() == 0;
@@ -30,7 +30,7 @@ std::filesystem::path listing(Recipe& recipe) {
     // Named by the place: another set is unpacked beside this one.
     const auto folder = recipe.run.data() / "clips" / ("tars-" + make_fingerprint({d.videos}));
     recipe.make_folder(folder);
-    const auto path = unpack_video_tars(d.videos, folder, mine, first);
+    const auto path = unpack_video_tars(d.videos, folder, mine, first, lost);
     recipe.session.world().barrier();
     return path;
   }
@@ -84,9 +84,10 @@ bool make_latents(Recipe& recipe) {
                               .source = d.videos,
                               .settings = vae_settings_text(recipe.config.model) +
                                           (recipe.text_precision() == at::kFloat ? "" : " text bf16")};
-  const auto videos = listing(recipe);
+  std::vector<RejectedRecord> lost;
+  const auto videos = listing(recipe, lost);
   recipe.make_folder(options.folder);
-  auto set = choose_clips(recipe, videos, options.folder / (options.name + ".rejects.txt"));
+  auto set = choose_clips(recipe, videos, lost, options.folder / (options.name + ".rejects.txt"));
   if (!set) {
     timer.done(0, 0, 1);
     return false;

@@ -81,7 +81,13 @@ std::string check_shard(const WebPlan& web, const LatentSpace& space) {
 
 void check_web_dataset(const Config& config) {
   check_choice(config);
-  WebShard(list_web_shards(config.data.videos).front());
+  std::string fault;  // of the first shard
+  for (const auto& tar : list_web_shards(config.data.videos)) {
+    const WebShard shard(tar);
+    if (shard.size() > 0) return;
+    if (fault.empty()) fault = shard.fault();
+  }
+  throw Error(ExitCode::data, fault);
 }
 
 SetReport check_web_latents(Session& session, const Config& config, const std::filesystem::path& rejects) {

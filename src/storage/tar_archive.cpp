@@ -33,16 +33,31 @@ class TarReader {
  public:
   TarReader(std::span<const std::byte> file, const std::string& where) : file_(file), where_(where) {}
 
-  std::vector<TarEntry> read() {
-    VALIDATE(file_.size() % kBlock == 0 && !file_.empty(),
+  /// Throws at the first fault; what lies before it has been read.
+  void read() {
+    const size_t rest = file_.size() % kBlock;
+    const bool whole = rest == 0 && !file_.empty();
+    file_ = file_.first(file_.size() - rest);
+    if (!file_.empty()) {
+      while (!at_end()) read_member();
+      VALIDATE(!pending_, "{}: ends behind an extension header (a member is missing): copy it again", where_);
+    }
+    VALIDATE(whole,
              "{}: is no whole number of tar's blocks of {} bytes (truncated, or not a tar archive): copy it "
              "again",
              where_, kBlock);
-    while (!at_end()) read_member();
-    VALIDATE(!pending_, "{}: ends behind an extension header (a member is missing): copy it again", where_);
-    check_names();
-    return std::move(entries_);
   }
+
+  void check_names() const {
+    std::vector<std::string_view> names;
+    names.reserve(entries_.size());
+    for (const TarEntry& entry : entries_) names.push_back(entry.name);
+    const auto twice = first_repeated(std::move(names));
+    VALIDATE(!twice, "{}: \"{}\" occurs twice (readers would see different files): pack it again", where_,
+             *twice);
+  }
+
+  std::vector<TarEntry> take() { return std::move(entries_); }
 
  private:
   template <class... Args>
@@ -247,15 +262,6 @@ class TarReader {
     found.size = size;
   }
 
-  void check_names() const {
-    std::vector<std::string_view> names;
-    names.reserve(entries_.size());
-    for (const TarEntry& entry : entries_) names.push_back(entry.name);
-    const auto twice = first_repeated(std::move(names));
-    VALIDATE(!twice, "{}: \"{}\" occurs twice (readers would see different files): pack it again", where_,
-             *twice);
-  }
-
   std::span<const std::byte> file_;
   const std::string& where_;
   uint64_t position_ = 0;  // of the header in hand
@@ -267,7 +273,28 @@ class TarReader {
 }  // namespace
 
 std::vector<TarEntry> read_tar(std::span<const std::byte> file, const std::string& where) {
-  return TarReader(file, where).read();
+  TarReader reader(file, where);
+  reader.read();
+  reader.check_names();
+  return reader.take();
+}
+
+TarRead read_tar_before_fault(std::span<const std::byte> file, const std::string& where) {
+  TarReader reader(file, where);
+  TarRead result;
+  const auto noted = [&](const auto& step) {
+    try {
+      step();
+      return false;
+    } catch (const Error& error) {
+      if (error.code() != ExitCode::data) throw;
+      if (result.fault.empty()) result.fault = error.what();
+      return true;
+    }
+  };
+  noted([&] { reader.read(); });
+  if (!noted([&] { reader.check_names(); })) result.entries = reader.take();
+  return result;
 }
 
 }  // namespace surgery

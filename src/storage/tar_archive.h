@@ -22,4 +22,12 @@ struct TarEntry {
 /// Format"; GNU tar's manual, "Basic Tar Format".)
 std::vector<TarEntry> read_tar(std::span<const std::byte> file, const std::string& where);
 
+/// What of an archive lies before its first fault, each member whole.
+struct TarRead {
+  std::vector<TarEntry> entries;  ///< none where a name occurs twice among them: which is meant is not known
+  std::string fault;              ///< what read_tar would say; empty where the archive is whole
+};
+/// As read_tar, but takes what can be had of a damaged archive (a download that broke off).
+TarRead read_tar_before_fault(std::span<const std::byte> file, const std::string& where);
+
 }  // namespace surgery

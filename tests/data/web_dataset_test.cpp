@@ -225,10 +225,25 @@ TEST_F(WebDatasetTest, ForeignShardsAreNamedWithWhatToDo) {
   refused(write_tar("empty.tar", {}), ExitCode::data, {"holds no sample"});
   refused(write_tar("text.tar", {{"a.prompt.txt", "x"}}), ExitCode::data, {"holds no sample"});
   refused(file("none.tar"), ExitCode::io, {"none.tar"});
-  const auto whole = write_samples("whole.tar", 2);
-  const std::string bytes = slurp(whole);
-  for (size_t length = 0; length < bytes.size(); length += 512)
-    refused(write("cut.tar", bytes.substr(0, length)), ExitCode::data, {"cut.tar"});
+}
+
+TEST_F(WebDatasetTest, OfADamagedShardIsUsedWhatLiesBeforeTheFault) {
+  const std::string whole = slurp(write_samples("whole.tar", 3));
+  int64_t most = 0;
+  for (size_t length = 0; length < whole.size(); length += 512) {
+    const auto cut = write("cut.tar", whole.substr(0, length));
+    const EncodeResult result = convert(cut);
+    EXPECT_GE(result.samples, most) << length;
+    most = result.samples;
+    ASSERT_GE(result.rejected.size(), 1u) << length;
+    EXPECT_EQ(result.rejected.back().where, "cut.tar");
+    EXPECT_EQ(result.rejected.back().kind, "bad shard");
+    EXPECT_LE(result.rejected.size(), 2u) << "the sample that is cut through";
+    EXPECT_EQ(LatentShard(file("out.h5"), LatentShard::Verify::full).size(), result.samples);
+    EXPECT_EQ(shard_rejected(file("out.h5")), std::ssize(result.rejected));
+  }
+  EXPECT_EQ(most, 3) << "all but the archive's end";
+  EXPECT_EQ(convert(file("cut.tar"), 2).rejected.size(), 0u) << "nobody asked for what lies behind";
 }
 
 TEST_F(WebDatasetTest, AStopLeavesNothing) {

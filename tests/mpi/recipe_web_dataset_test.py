@@ -232,10 +232,37 @@ def test_a_set_of_latents_is_checked_without_a_model_of_its_own(tars, tmp_path):
         assert line.startswith(f"shard_000001.tar/{key}\t") and reason in line, line
     broken = tmp_path / "broken"
     shutil.copytree(tars, broken)
-    os.truncate(broken / "shard_000000.tar", 700)  # encode refuses such a set; the report goes on
+    os.truncate(broken / "shard_000000.tar", 700)
     said = report_of(stage("encode", tmp_path / "run", f"--data.videos={broken}", f"--model.path={TEACHER}", "--check"))
     assert "left out: bad shard" in said and "shard_000000.tar" in said
     assert counts_of(said)["usable clips"] == 6
+
+
+def test_a_damaged_shard_is_listed_and_the_rest_is_used(tars, finished, tmp_path):
+    broken, directory = tmp_path / "broken", tmp_path / "run"
+    shutil.copytree(tars, broken)
+    shutil.copytree(finished, directory)
+    shutil.rmtree(directory / "finetune")
+    size = (broken / "shard_000002.tar").stat().st_size
+    os.truncate(broken / "shard_000000.tar", 700)  # within the first member
+    os.truncate(broken / "shard_000002.tar", size - 10240)  # the end, and what a record of tar's is filled up with
+    options = [f"--data.videos={broken}"]
+    done(stage("encode", directory, *options, ranks=2))
+    index = json.loads((directory / "data/latents/index.json").read_text())
+    with h5py.File(directory / "data/latents/latents-00002-of-00003.h5") as shard:
+        used = len(shard["latents"])
+    assert 0 < used <= 3
+    counts = [entry["clips"] for entry in index["shards"]]
+    assert counts[:2] == [1, 3 + len(BAD)] and counts[2] >= used + 1
+    (line,) = (directory / "data/latents/latents-00000-of-00003.rejects.txt").read_text().splitlines()
+    assert line.startswith("shard_000000.tar\t") and "truncated" in line
+    done(stage("finetune", directory, *options, ranks=2))
+    shutil.copy2(tars / "shard_000000.tar", broken / "shard_000000.tar")  # loaded down again
+    output = done(stage("encode", directory, *options))
+    assert "encode: 1 made, 2 reused" in output, output
+    for path in broken.glob("*.tar"):
+        os.truncate(path, 700)
+    refused(stage("encode", tmp_path / "none", *options), DATA, "shard_000000.tar", "truncated")
 
 
 def test_videos_in_tar_shards_are_unpacked_and_encoded(tmp_path):
@@ -252,6 +279,8 @@ def test_videos_in_tar_shards_are_unpacked_and_encoded(tmp_path):
     write_tar(tars / "b.tar", [("2.prompt.txt", captions[2].encode()), ("2.mp4", films[2]),
                                ("3.mp4", films[3]),  # nobody says what it shows
                                ("4.mp4", films[4][:200]), ("4.txt", captions[4].encode())])
+    write_tar(tars / "c.tar", [("5.mp4", films[0])])
+    os.truncate(tars / "c.tar", 1000)
     directory = tmp_path / "run"
     done(stage("encode", directory, f"--data.videos={tars}", ranks=2))
     with h5py.File(drawn / "data/latents/latents-00000-of-00001.h5") as whole, \
@@ -259,7 +288,7 @@ def test_videos_in_tar_shards_are_unpacked_and_encoded(tmp_path):
         assert torch.equal(bfloat16(shard["latents"][()]), bfloat16(whole["latents"][:3]))
         assert bytes(shard["prompt/bytes"][()]).decode() == "".join(captions[:3])
     left_out = "".join(path.read_text() for path in directory.glob("data/latents/*rejects.txt"))
-    assert "b/3.mp4" in left_out and "b/4.mp4" in left_out and left_out.count("\n") == 2
+    assert "b/3.mp4" in left_out and "b/4.mp4" in left_out and "c.tar\t" in left_out and left_out.count("\n") == 3
     before = hashes(directory, ["data/latents/*"])
     times = {path: path.stat().st_mtime_ns for path in directory.glob("data/clips/*/*/*.mp4")}
     assert "nothing to make, 1 reused" in done(stage("encode", directory, f"--data.videos={tars}"))

@@ -63,8 +63,28 @@ TEST(TarArchive, TruncatedAnywhereIsRefused) {
                                             {"pax", pax_record("path", "long/name"), 'x'},
                                             {"x", std::string(1000, 'x')}});
   EXPECT_EQ(names(whole), (Names{std::string(150, 'n'), "long/name"}));
-  for (size_t length = 0; length < whole.size(); ++length)
-    if (length % 512 == 0 || length % 37 == 0) expect_refused(whole.substr(0, length), "a.tar: ");
+  const auto before_fault = [](const std::string& bytes) {
+    return read_tar_before_fault(std::as_bytes(std::span(bytes)), "a.tar");
+  };
+  for (size_t length = 0; length < whole.size(); ++length) {
+    if (length % 512 != 0 && length % 37 != 0) continue;
+    const std::string cut = whole.substr(0, length);
+    expect_refused(cut, "a.tar: ");
+    // Three blocks until the first member's header, two of it; two of the extension, three of the second.
+    const TarRead found = before_fault(cut);
+    EXPECT_TRUE(found.fault.starts_with("a.tar: ")) << length;
+    ASSERT_EQ(found.entries.size(), length < 4 * 512 ? 0 : length < 9 * 512 ? 1 : 2) << length;
+    for (size_t i = 0; i < found.entries.size(); ++i)
+      EXPECT_EQ(text_of(found.entries[i]), i == 0 ? "content" : std::string(1000, 'x')) << length;
+  }
+  EXPECT_EQ(before_fault(whole).fault, "");
+  EXPECT_EQ(before_fault(whole).entries.size(), 2u);
+  const TarRead behind = before_fault(build_tar(Parts{{"a", "x"}, {"b", "", '2'}, {"c", "z"}}));
+  EXPECT_EQ(behind.entries.size(), 1u) << "nothing behind a fault";
+  EXPECT_NE(behind.fault.find("is a link"), std::string::npos);
+  const TarRead twice = before_fault(build_tar(Parts{{"a", "x"}, {"b", "y"}, {"a", "z"}}));
+  EXPECT_TRUE(twice.entries.empty());
+  EXPECT_NE(twice.fault.find("occurs twice"), std::string::npos);
 }
 
 TEST(TarArchive, NamesBeyondTheHeadersFieldAreRead) {
