@@ -130,7 +130,7 @@ BenchTable bench_finetune(const BenchOptions& options, Session& session) {
   if (session.rank() == 0) {
     std::filesystem::remove_all(folder);
     Training one(options, Sharding::none, [] { return make_local_communicator(); });
-    for (int64_t i = 0; i < std::min(steps, kCompared); ++i) one.step();
+    for (int64_t i = 0; i < kCompared; ++i) one.step();
     alone = one.losses;
   }
   session.world().barrier();
@@ -146,9 +146,9 @@ BenchTable bench_finetune(const BenchOptions& options, Session& session) {
       result.goal = sharding == "optimizer" ? 1 / 1.05 : 1 / 1.3;
     }
     result.note = fmt::format(
-        "{:.1f} % waits for other ranks, {:.1f} bytes sent a parameter; losses within {:.1e} of "
-        "one rank's",
-        100 * own / all, Training::typical(training.sent_bytes) / parameters,
+        "{:.1f} % waits for other ranks, {:.1f} bytes sent a parameter; losses of {} steps within {:.1e} "
+        "of one rank's",
+        100 * own / all, Training::typical(training.sent_bytes) / parameters, kCompared,
         largest_difference(training.losses, alone));
     return result;
   };

@@ -52,9 +52,9 @@ double positive(const CommandLine& options, const char* name, double otherwise) 
 
 /// For this machine, unless it is told of another, or has no GPU and one is planned for.
 PlanMachine machine_of(const Config& config, const Session& session, const CommandLine& options) {
-  const bool gpu = config.model.device == "cuda";
-  const bool here = !options.has("ranks") && !options.has("rate") && (!gpu || torch::cuda::is_available());
-  const at::Device device = gpu && here ? choose_device("cuda", session) : at::Device(at::kCPU);
+  const bool gpu = config.model.device == "cuda", gpu_here = gpu && torch::cuda::is_available();
+  const bool here = !options.has("ranks") && !options.has("rate") && gpu == gpu_here;
+  const at::Device device = gpu_here ? choose_device("cuda", session) : at::Device(at::kCPU);
   PlanMachine machine;
   machine.ranks = static_cast<int64_t>(positive(options, "ranks", session.size()));
   const double efficiency = positive(options, "efficiency", 0.5);
@@ -82,15 +82,21 @@ PlanMachine machine_of(const Config& config, const Session& session, const Comma
 ExitCode run(Context& context) {
   if (context.session.rank() != 0) return ExitCode::done;
   Config config = context.config;
-  if (config.model.device == "auto" && torch::cuda::is_available()) config.model.device = "cuda";
-  Plan plan =
-      make_plan(config, read_model_sizes(config.model), machine_of(config, context.session, context.options));
-  const bool gpu_elsewhere = config.model.device == "cuda" && !torch::cuda::is_available();
-  if (gpu_elsewhere && !context.options.has("rate"))
-    plan.notes.push_back("the times are those of this CPU: give --rate FLOP/s of the GPU");
+  const CommandLine& options = context.options;
+  if (config.model.device == "auto" && (torch::cuda::is_available() || options.has("host-memory")))
+    config.model.device = "cuda";
+  Plan plan = make_plan(config, read_model_sizes(config.model), machine_of(config, context.session, options));
+  const bool gpu = config.model.device == "cuda";
+  if (gpu && !options.has("rate"))
+    plan.notes.push_back(
+        torch::cuda::is_available()
+            ? "the times are of bf16 products: what is computed in fp32 takes several times as long"
+            : "the times are those of this CPU: give --rate FLOP/s of the GPU");
   if (plan.machine.memory_bytes == 0)
     plan.notes.push_back(
         "memory of a rank is not known (another machine is planned for): give --memory GiB to check it");
+  if (gpu && plan.machine.host_bytes == 0)
+    plan.notes.push_back("the host's memory of a rank is not known: give --host-memory GiB to check it");
   const RunDirectory directory(config.run.directory, config.run.base);
   directory.check_base();
   directory.check_not_stopped();
@@ -118,8 +124,8 @@ Command plan_command() {
            {"rate", "FLOP/s", "peak of one rank, e.g. 9.9e14; default: measured here in a moment", false},
            {"efficiency", "X", "share of the peak that is reached (default 0.5)", false},
            {"memory", "GiB", "memory of one rank (default: run.memory_limit_gib, or this machine's)", false},
-           {"host-memory", "GiB",
-            "memory of one rank on its host, where model.device is cuda (default: this machine's)", false},
+           {"host-memory", "GiB", "memory of one rank on its host, beside its GPU (default: this machine's)",
+            false},
            {"disk", "GiB", "free disk (default: what is free at run.directory)", false},
            {"json", "", "print as JSON", false}},
           ""};

@@ -105,7 +105,7 @@ bool holds_videos(const fs::path& place) {
     for (const fs::path& tar : list_web_shards(place)) {
       const auto file = MappedFile::open(tar);
       bool videos = false;
-      for (const TarEntry& entry : read_tar_before_fault(file->bytes(), tar.string()).entries) {
+      for (const TarEntry& entry : read_tar(file->bytes(), tar.string()).entries) {
         const MemberName member(entry.name);
         if (member.is_latent()) return false;
         videos = videos || member.is_video();
@@ -131,7 +131,7 @@ fs::path unpack_video_tars(const fs::path& place, const fs::path& folder,
     if (!annotate && !mine(static_cast<int64_t>(i))) continue;
     const fs::path shard = tars[i].stem();
     const auto file = MappedFile::open(tars[i]);
-    const TarRead tar = read_tar_before_fault(file->bytes(), tars[i].string());
+    const TarRead tar = read_tar(file->bytes(), tars[i].string());
     if (annotate && !tar.fault.empty())
       rejected.push_back({.where = tars[i].filename().string(), .reason = tar.fault, .kind = "bad shard"});
     for (const VideoMember& video : videos_of(tar.entries)) {

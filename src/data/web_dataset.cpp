@@ -72,7 +72,7 @@ struct WebShard::State {
   void read_members() {
     bool videos = false;
     std::vector<Members> groups;
-    TarRead tar = read_tar_before_fault(file->bytes(), path.string());
+    TarRead tar = read_tar(file->bytes(), path.string());
     fault = std::move(tar.fault);
     for (const TarEntry& entry : tar.entries) {
       const size_t base = entry.name.rfind('/') + 1;  // 0 where there is no folder
@@ -95,7 +95,8 @@ struct WebShard::State {
     const bool latents = std::ranges::any_of(
         samples, [](const Members& m) { return m.parts[static_cast<size_t>(Part::latent)].has_value(); });
     VALIDATE(latents || !videos,
-             "{}: holds videos, not latents (a set is of one or the other, which its first shard decides): "
+             "{}: holds videos, not latents (a set is of one or the other, which the first that holds either "
+             "decides): "
              "keep the two in folders of their own",
              path.string());
     VALIDATE(latents || !fault.empty(),

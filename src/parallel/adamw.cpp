@@ -109,7 +109,7 @@ at::Tensor clip_gradients(const std::vector<at::Tensor>& gradients, double limit
   EXPECT(!gradients.empty());
   const at::NoGradGuard no_gradient;
   // Norms of rows in fp32, their squares in fp64: a sum in fp64 throughout costs five times as much (LibTorch
-  // copies all into fp64 for it), one in fp32 is wrong in the third digit.
+  // copies all into fp64 for it), one in fp32 misses by thousandths.
   constexpr int64_t kRow = 1024;
   std::vector<at::Tensor> squares;
   const auto add = [&](const at::Tensor& rows) {

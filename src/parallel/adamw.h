@@ -65,7 +65,8 @@ class AdamW {
 };
 
 /// Scales fp32 gradients in place so that their joint 2-norm is at most `limit` (0 = never), and returns the
-/// norm before, an fp64 scalar on their device (no synchronisation). Squares are summed in fp64. Gradients
+/// norm before, an fp64 scalar on their device (no synchronisation). Squares are summed in fp32 within 1024
+/// neighbours, whose norm must stay below 1.8e19, and in fp64 over those. Gradients
 /// that are not finite stay so: look at the norm before stepping. With `shards` (collective) the tensors are
 /// this rank's part of the gradients, and the norm is that of all.
 at::Tensor clip_gradients(const std::vector<at::Tensor>& gradients, double limit,

@@ -37,7 +37,7 @@ class DataParallel {
                const ReadParameter& values = {});
   ~DataParallel();
 
-  void zero();
+  void zero();  ///< before the first micro-step of a step
   void begin_micro_step(bool last);
   /// Collective, after the last backward: waits for the gradients and scales them so that their joint norm is
   /// at most `clip` (0 = never). Returns the norm before; where it is not finite nothing is scaled.

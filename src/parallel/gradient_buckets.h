@@ -34,7 +34,8 @@ class GradientBuckets {
                   std::vector<std::vector<at::Tensor>> parameters, std::vector<size_t> order,
                   Sharding sharding);
   ~GradientBuckets();
-  void zero();                       ///< before the first backward of a step
+  /// Before the first backward of a step: from now until `finish` pieces() are nobody's.
+  void zero();
   void begin_micro_step(bool last);  ///< before every backward
   void finish();                     ///< after the last: launches what is left, waits for all
   size_t launched() const;           ///< buckets of this micro-step whose collectives have begun

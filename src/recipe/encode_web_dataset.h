@@ -13,7 +13,8 @@ bool make_web_latents(Recipe& recipe);
 /// Wan2.1's own. `rejects` as in check_set. Error{usage} or Error{io} as check_web_dataset.
 SetReport check_web_latents(Session& session, const Config& config, const std::filesystem::path& rejects);
 
-/// Error{usage}, Error{io} or Error{data} where data.videos cannot be used as such. Looks at one tar shard.
+/// Error{usage}, Error{io} or Error{data} where data.videos cannot be used as such. Looks at tar
+/// shards until one holds a sample.
 void check_web_dataset(const Config& config);
 
 }  // namespace surgery

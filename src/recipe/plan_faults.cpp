@@ -174,19 +174,21 @@ std::string what_would_fit(const PlanStage& stage, Config config, const Plan& pl
       set_option(config, *find_option(remedy.key), kept);
     }
   }
-  return options.empty()
-             ? "it needs ranks with more memory"
-             : fmt::format("it does not fit even with{}: it needs ranks with more memory", options);
+  return options.empty() ? "it needs more memory a rank"
+                         : fmt::format("it does not fit even with{}: it needs more memory a rank", options);
 }
 
 std::string memory_fault(const PlanStage& stage, const Plan& plan, const Config& config) {
-  const bool of_host = stage.memory_bytes() <= plan.machine.memory_bytes || plan.machine.memory_bytes == 0;
-  const PlanTerm& term = largest(of_host ? stage.host_memory : stage.memory);
-  return fmt::format("{} needs {} of {} a rank, {} are there; the largest term: {}, {}; {}", stage.name,
-                     bytes_text(of_host ? stage.host_memory_bytes() : stage.memory_bytes()),
-                     of_host ? "the host's memory" : "memory",
-                     bytes_text(of_host ? plan.machine.host_bytes : plan.machine.memory_bytes), term.name,
-                     bytes_text(term.bytes), what_would_fit(stage, config, plan));
+  std::string text = stage.name;
+  const auto add = [&](const char* what, const std::vector<PlanTerm>& terms, double bytes, double there) {
+    if (there == 0 || bytes <= there) return;
+    const PlanTerm& term = largest(terms);
+    text += fmt::format(" needs {} of {} a rank, {} are there; the largest term: {}, {};", bytes_text(bytes),
+                        what, bytes_text(there), term.name, bytes_text(term.bytes));
+  };
+  add("memory", stage.memory, stage.memory_bytes(), plan.machine.memory_bytes);
+  add("the host's memory", stage.host_memory, stage.host_memory_bytes(), plan.machine.host_bytes);
+  return text + " " + what_would_fit(stage, config, plan);
 }
 
 std::string disk_fault(const Plan& plan) {

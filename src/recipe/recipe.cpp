@@ -2,6 +2,7 @@
 
 #include <torch/cuda.h>
 
+#include <algorithm>
 #include <fstream>
 
 #include "base/clock.h"
@@ -306,8 +307,9 @@ void Recipe::make_folder(const std::filesystem::path& folder) const {
 
 StageTimer::StageTimer(const Recipe& recipe, std::string stage, bool looks)
     : recipe_(recipe), stage_(std::move(stage)), looks_(looks), start_(steady_seconds()) {
-  if (!recipe_.watchdog_) return;
   const std::string name = stage_.substr(0, stage_.find(' '));  // of "generate teacher" the first
+  EXPECT(std::ranges::find(kStages, std::string_view(name)) != kStages.end());
+  if (!recipe_.watchdog_) return;
   recipe_.watchdog_->enter(stage_, parse_stall_limits(recipe_.config.run.stall_minutes).seconds(name));
 }
 

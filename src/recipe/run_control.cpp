@@ -3,7 +3,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <set>
@@ -71,9 +70,6 @@ bool StallLimits::any() const {
 }
 
 StallLimits parse_stall_limits(std::string_view text) {
-  constexpr std::array<std::string_view, 10> kStages{"trajectories", "distill",  "tables", "select",
-                                                     "encode",       "finetune", "model",  "generate",
-                                                     "evaluate",     "report"};
   StallLimits limits;
   std::set<std::string> seen;
   for (const std::string& part : split(without_spaces(text), ',')) {

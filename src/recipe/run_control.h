@@ -1,4 +1,5 @@
 #pragma once
+#include <array>
 #include <chrono>
 #include <filesystem>
 #include <map>
@@ -28,6 +29,11 @@ class RunControl {
   std::optional<std::chrono::steady_clock::time_point> looked_;
   bool told_ = false, save_ = false, granted_ = false;
 };
+
+/// The stages of a recipe, by which limits are named.
+inline constexpr std::array<std::string_view, 10> kStages{"trajectories", "distill",  "tables", "select",
+                                                          "encode",       "finetune", "model",  "generate",
+                                                          "evaluate",     "report"};
 
 /// run.stall_minutes: how long a rank may show no progress, in minutes; 0 = as long as it likes.
 struct StallLimits {

@@ -272,28 +272,22 @@ class TarReader {
 
 }  // namespace
 
-std::vector<TarEntry> read_tar(std::span<const std::byte> file, const std::string& where) {
-  TarReader reader(file, where);
-  reader.read();
-  reader.check_names();
-  return reader.take();
-}
-
-TarRead read_tar_before_fault(std::span<const std::byte> file, const std::string& where) {
+TarRead read_tar(std::span<const std::byte> file, const std::string& where) {
   TarReader reader(file, where);
   TarRead result;
-  const auto noted = [&](const auto& step) {
+  const auto fault_of = [](const auto& step) -> std::string {
     try {
       step();
-      return false;
+      return {};
     } catch (const Error& error) {
       if (error.code() != ExitCode::data) throw;
-      if (result.fault.empty()) result.fault = error.what();
-      return true;
+      return error.what();
     }
   };
-  noted([&] { reader.read(); });
-  if (!noted([&] { reader.check_names(); })) result.entries = reader.take();
+  result.fault = fault_of([&] { reader.read(); });
+  const std::string ambiguous = fault_of([&] { reader.check_names(); });
+  if (ambiguous.empty()) result.entries = reader.take();
+  if (result.fault.empty()) result.fault = ambiguous;
   return result;
 }
 

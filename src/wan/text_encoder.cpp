@@ -67,13 +67,10 @@ at::Tensor relative_buckets(int64_t length, const TextEncoderConfig& config) {
   return buckets;
 }
 
-/// The bias of every query and key [1, heads, length, length] from a table [buckets, heads]. The distances of
-/// a query's keys follow one another, and the query before begins one further: from the last query on they
-/// are views of one row.
-at::Tensor relative_bias(const at::Tensor& table, const at::Tensor& buckets) {
-  const at::Tensor by_distance = at::embedding(table, buckets).t().contiguous();  // [heads, 2 length - 1]
-  const int64_t heads = by_distance.size(0), distances = by_distance.size(1), length = (distances + 1) / 2;
-  return by_distance.as_strided({1, heads, length, length}, {0, distances, 1, 1}).flip(2);
+/// The bias of every query and key [1, heads, length, length] from a table [buckets, heads]: a query's keys
+/// are a window of the row of distances, the last query's the first.
+at::Tensor relative_bias(const at::Tensor& table, const at::Tensor& buckets, int64_t length) {
+  return at::embedding(table, buckets).t().contiguous().unfold(1, length, 1).flip(1).unsqueeze(0);
 }
 
 }  // namespace
@@ -195,7 +192,8 @@ at::Tensor TextEncoder::forward(const at::Tensor& padded_ids, const at::Tensor& 
     const at::Tensor v = heads(at::linear(a, weight(0, "SelfAttention.v")));
     // umT5 does not scale by 1/sqrt(d_kv), and every layer has a bias table of its own (T5 shares the first
     // one's).
-    const at::Tensor bias = relative_bias(weight(0, "SelfAttention.relative_attention_bias"), buckets);
+    const at::Tensor bias =
+        relative_bias(weight(0, "SelfAttention.relative_attention_bias"), buckets, length);
     // The scores stay in fp32 up to the softmax, as in transformers' fused attention: rounded to bf16
     // first they make the error of two layers 1.3 times as large. In place: at the full size every copy of
     // them is 64 MiB a prompt.

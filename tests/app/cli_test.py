@@ -103,6 +103,7 @@ class CommandLine(unittest.TestCase):
             self.assertGreater(plan["device_hours"], 0)
             self.refused(64, "finetune needs", "plan", *wan, "--memory=80")
             self.refused(64, "on disk", "plan", *wan, "--memory=10000", "--disk=1")
+            self.refused(64, "of the host's memory a rank, 1.0 GiB are there", "plan", *wan, "--memory=10000", "--host-memory=1")
         self.refused(64, "neither model.path nor model.config", "plan")
         self.refused(74, "/absent", "plan", "--model.config=/absent")
 

@@ -2,6 +2,7 @@
 
 #include "data/latent_shard.h"
 #include "storage/safetensors.h"
+#include "storage/tar_builder.h"
 #include "storage/tensor_store.h"
 #include "test_clips.h"
 #include "wan/text_encoder.h"
@@ -25,6 +26,19 @@ TEST_F(Inspect, SafetensorsListTheirTensors) {
   const std::string text = inspection_text(found);
   EXPECT_NE(text.find("tensors: 2\n"), std::string::npos) << text;
   EXPECT_NE(text.find("  w     F32    2x3\n"), std::string::npos) << text;
+}
+
+TEST_F(Inspect, TarShardsTellTheirSamplesAndWhetherTheyAreDamaged) {
+  const std::string whole =
+      build_tar(std::vector<TarPart>{{"a.latent.pt", "x"}, {"a.prompt.txt", "x"}, {"b.latent.pt", "x"}});
+  const auto found = inspect_file(write("whole.tar", whole));
+  EXPECT_EQ(found["samples"], 2);
+  EXPECT_FALSE(found.contains("damaged"));
+  const auto cut = inspect_file(write("cut.tar", whole.substr(0, 5 * 512)));
+  EXPECT_EQ(cut["samples"], 1);
+  EXPECT_NE(cut["damaged"].get<std::string>().find("cut.tar: the member at byte 2048 of 1 bytes leaves"),
+            std::string::npos)
+      << cut["damaged"];
 }
 
 TEST_F(Inspect, LatentShardsTellTheirSamples) {

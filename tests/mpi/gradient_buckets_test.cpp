@@ -162,6 +162,8 @@ TEST(GradientBuckets, ParametersWithoutPartCountAsZero) {
     }
     buckets.finish();
     EXPECT_TRUE(at::allclose(buckets.gradients()[2], at::full({7}, 2.0 / session().size())));
+    for (const size_t bias : {1, 4})  // beside one that took part, in the same bucket
+      EXPECT_EQ(buckets.gradients()[bias].abs().max().item<double>(), 0) << "what the step before left";
     run_step(buckets, net, 1);
     EXPECT_TRUE(at::equal(buckets.gradients()[2], at::zeros({7}))) << "what the step before left";
   }
@@ -205,11 +207,15 @@ TEST(GradientBuckets, AReplacedGradientStillReachesTheBucket) {
   Net net;
   Buckets buckets(*communicator, net.groups());
   buckets.zero();
-  for (const at::Tensor& parameter : net.parameters())
-    parameter.mutable_grad() = at::Tensor();  // zero_grad() does that
-  net.loss(samples(session().rank(), 0)).backward();
+  for (const int micro_step : {0, 1}) {
+    buckets.begin_micro_step(micro_step == 1);
+    net.loss(samples(session().rank(), micro_step)).backward();
+    if (micro_step == 0)
+      for (const at::Tensor& parameter : net.parameters())
+        parameter.mutable_grad() = at::Tensor();  // zero_grad() does that
+  }
   buckets.finish();
-  expect_close(buckets.gradients(), alone(1), 1e-6);
+  expect_close(buckets.gradients(), alone(2), 1e-6);
 }
 
 TEST(GradientBuckets, AStepThatBrokeOffLeavesNothingBehind) {

@@ -298,7 +298,7 @@ TEST(Plan, WhatIsNamedAsRemedyFits) {
   expect("distill", 30, "times its FLOPs)");
   expect("encode", 24, "it fits with --model.stream=yes");
   expect("encode", 3, "it fits with --model.stream=yes --model.vae_tile=256 --data.height=");
-  expect("model", 5, "it needs ranks with more memory");
+  expect("model", 5, "it needs more memory a rank");
   expect("trajectories", 20, "it fits with --model.stream=yes");
   expect("generate", 10.5, "it fits with --model.stream=yes");
 }
