@@ -102,7 +102,7 @@ ExitCode run(Context& context) {
   directory.check_not_stopped();
   check_resume(config, directory);
   count_existing(plan, config);
-  if (context.options.has("json"))
+  if (options.has("json"))
     fmt::print("{}\n", plan_json(plan).dump(2));
   else
     fmt::print("{}", plan_text(plan));

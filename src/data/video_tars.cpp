@@ -132,8 +132,7 @@ fs::path unpack_video_tars(const fs::path& place, const fs::path& folder,
     const fs::path shard = tars[i].stem();
     const auto file = MappedFile::open(tars[i]);
     const TarRead tar = read_tar(file->bytes(), tars[i].string());
-    if (annotate && !tar.fault.empty())
-      rejected.push_back({.where = tars[i].filename().string(), .reason = tar.fault, .kind = "bad shard"});
+    if (annotate && !tar.fault.empty()) rejected.push_back(bad_shard(tars[i], tar.fault));
     for (const VideoMember& video : videos_of(tar.entries)) {
       if (mine(static_cast<int64_t>(i))) unpack(video, tars[i], folder / shard);
       if (!annotate) continue;

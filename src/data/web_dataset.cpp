@@ -163,6 +163,10 @@ bool is_web_dataset(const fs::path& place) {
   return place.extension() == ".tar" || fs::is_directory(place, code);
 }
 
+RejectedRecord bad_shard(const fs::path& tar, const std::string& reason) {
+  return {.where = tar.filename().string(), .reason = reason, .kind = "bad shard"};
+}
+
 std::vector<fs::path> list_web_shards(const fs::path& place) {
   std::error_code code;
   if (!fs::is_directory(place, code)) {
@@ -218,9 +222,7 @@ EncodeResult read_web_shard(const WebPlan& web, const LatentSpace& space,
       result.rejected.push_back({.where = tar.id(i), .reason = error.what(), .kind = "bad sample"});
     }
   }
-  if (web.samples == 0 && !tar.fault().empty())
-    result.rejected.push_back(
-        {.where = web.tar.filename().string(), .reason = tar.fault(), .kind = "bad shard"});
+  if (web.samples == 0 && !tar.fault().empty()) result.rejected.push_back(bad_shard(web.tar, tar.fault()));
   const double evidence = statistics.raw_evidence(space);
   VALIDATE(
       evidence < kRawEvidence,

@@ -22,6 +22,9 @@ bool is_web_dataset(const std::filesystem::path& place);
 /// or the one that is named. Error{io} where there is none.
 std::vector<std::filesystem::path> list_web_shards(const std::filesystem::path& place);
 
+/// A tar shard as a whole among what is left out.
+RejectedRecord bad_shard(const std::filesystem::path& tar, const std::string& reason);
+
 /// One tar shard of a WebDataset, mapped: its samples are contiguous members whose names agree up to the
 /// first dot, `KEY.latent.pt`, `KEY.embed.pt` (both also .pth) and `KEY.prompt.txt`; others are passed over.
 /// (Source: webdataset's key rule; rCM's build_synthetic_dataset.py.)

@@ -69,7 +69,7 @@ std::string check_shard(const WebPlan& web, const LatentSpace& space) {
     found = read_web_shard(web, space, [](const LatentSample&) {});
   } catch (const Error& error) {
     if (error.code() != ExitCode::data) throw;
-    found.rejected = {{.where = web.tar.filename().string(), .reason = error.what(), .kind = "bad shard"}};
+    found.rejected = {bad_shard(web.tar, error.what())};
   }
   std::string lines = fmt::format("{}\n", found.samples);
   for (const RejectedRecord& bad : found.rejected)
